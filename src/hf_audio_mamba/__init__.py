@@ -1,0 +1,1 @@
+"""State-space models for audio and music in Hugging Face Transformers."""
