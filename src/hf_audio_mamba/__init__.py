@@ -1,1 +1,46 @@
-"""State-space models for audio and music in Hugging Face Transformers."""
+"""State-space models for audio and music in Hugging Face Transformers.
+
+Importing this package makes its models known to the Auto classes and to `pipeline("audio-classification")`. Names are
+imported when they are first used, so the import itself is light.
+"""
+
+from typing import TYPE_CHECKING
+
+from hf_audio_mamba import _registration
+from hf_audio_mamba._lazy import attach
+
+if TYPE_CHECKING:
+    from hf_audio_mamba.models.momamba import (
+        MoMambaConfig,
+        MoMambaFeatureExtractor,
+        MoMambaForAudioClassification,
+        MoMambaModel,
+        MoMambaPreTrainedModel,
+    )
+    from hf_audio_mamba.ops import available_backends, scan_backend, selective_scan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MoMambaConfig",
+    "MoMambaFeatureExtractor",
+    "MoMambaForAudioClassification",
+    "MoMambaModel",
+    "MoMambaPreTrainedModel",
+    "available_backends",
+    "scan_backend",
+    "selective_scan",
+]
+
+__getattr__ = attach(
+    __name__,
+    {name: ".models.momamba" for name in __all__ if name.startswith("MoMamba")}
+    | {name: ".ops" for name in ("available_backends", "scan_backend", "selective_scan")},
+)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+_registration.install()

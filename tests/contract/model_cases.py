@@ -1,0 +1,41 @@
+"""One tiny configuration of every registered model; the contract tests run over all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from hf_audio_mamba import MoMambaConfig
+from hf_audio_mamba.models import MODEL_TYPES
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """A model small enough to test in milliseconds."""
+
+    model_type: str
+    make_config: Callable[..., PreTrainedConfig]
+    bands: int
+    frames: int
+    num_blocks: int
+
+    def config(self, **overrides: Any) -> PreTrainedConfig:
+        return self.make_config(**{"num_labels": 3, **overrides})
+
+    def inputs(self, batch: int = 2, *, frames: int | None = None, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, frames or self.frames, self.bands, generator=generator)
+
+
+def _momamba(**overrides: Any) -> MoMambaConfig:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "num_mel_bins": 6, "hidden_dropout": 0.0}
+    return MoMambaConfig(**{**sizes, **overrides})
+
+
+CASES = [ModelCase("momamba", _momamba, bands=6, frames=19, num_blocks=2)]
+
+
+def test_every_registered_model_has_a_case() -> None:
+    assert {case.model_type for case in CASES} == set(MODEL_TYPES)

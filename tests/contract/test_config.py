@@ -1,0 +1,66 @@
+"""Invariants of every model's configuration."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+from hf_audio_mamba.models import MODEL_TYPES
+from tests.contract.model_cases import CASES, ModelCase
+
+
+def test_every_registered_model_has_a_case() -> None:
+    assert {case.model_type for case in CASES} == set(MODEL_TYPES)
+
+
+def test_config_survives_json_and_disk(case: ModelCase, tmp_path: Path) -> None:
+    config = case.config(id2label={0: "a", 1: "b", 2: "c"}, problem_type="multi_label_classification")
+    assert type(config)(**json.loads(config.to_json_string(use_diff=False))).to_dict() == config.to_dict()
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is type(config)
+    assert {k: v for k, v in loaded.to_dict().items() if k != "transformers_version"} == {
+        k: v for k, v in config.to_dict().items() if k != "transformers_version"
+    }
+
+
+def test_common_attributes_are_there(case: ModelCase) -> None:
+    config = case.config()
+    assert config.model_type == case.model_type
+    assert config.num_hidden_layers == case.num_blocks
+    config.hidden_size = 32
+    assert config.hidden_size == 32
+
+
+@pytest.mark.parametrize("given", [{"id2label": {0: "cat", 1: "dog"}}, {"label2id": {"cat": 0, "dog": 1}}])
+def test_one_label_map_is_enough(case: ModelCase, given: dict[str, dict[str, int]]) -> None:
+    config = case.make_config(**given)
+    assert config.id2label == {0: "cat", 1: "dog"}
+    assert config.label2id == {"cat": 0, "dog": 1}
+    assert config.num_labels == 2
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"id2label": {0: "a", 2: "b"}},
+        {"id2label": {0: "a", 1: "a"}},
+        {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}},
+    ],
+    ids=["gap", "duplicate", "contradiction"],
+)
+def test_label_maps_that_do_not_fit_are_refused(case: ModelCase, labels: dict[str, dict[int, str]]) -> None:
+    with pytest.raises(Exception, match="label2id|id2label"):
+        case.make_config(**labels)
+
+
+def test_one_output_is_regression_and_never_a_softmax_of_one(case: ModelCase) -> None:
+    assert case.config(num_labels=1).problem_type == "regression"
+    with pytest.raises(Exception, match="num_labels"):
+        case.config(num_labels=1, problem_type="single_label_classification")
+
+
+def test_unknown_problem_type_is_refused(case: ModelCase) -> None:
+    with pytest.raises(Exception, match="problem_type"):
+        case.config(problem_type="guessing")
