@@ -25,6 +25,7 @@ AudioSource: TypeAlias = bytes | Waveform | Callable[[], bytes | Waveform]
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 SPLITS = ("train", "validation", "test")
+UNSEEN_LABELS = ("error", "keep", "drop")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +165,9 @@ def build_audio_dataset(
     info: dict[str, str],
     target_names: Sequence[str] = (),
     label_range: tuple[float, float] | None = None,
+    unseen_labels: str = "error",
 ) -> AudioDataset:
-    """Derive the label names from the training split and check the data set as a whole.
+    """Derive the label names and check the data set as a whole.
 
     Args:
         name: Of the data set.
@@ -174,15 +176,20 @@ def build_audio_dataset(
         info: Lines about how the data was read; the sizes of the splits are added.
         target_names: Regression only: the names of the targets.
         label_range: Regression only: limits that every target must lie within.
+        unseen_labels: What to do about validation and test clips of a class that training does not have:
+            `error`; `keep` them, so that they count as mistakes; or `drop` them. `info` says what was done.
 
     Raises:
         DataError: No training clip; one class only; a class that training does not have; a label outside of
             its range; the same audio in two splits.
-        UsageError: An unknown problem type, or a label range that is empty or does not belong to a
+        UsageError: An unknown problem type or choice, or a label range that is empty or does not belong to a
             regression.
     """
     check_problem_type(problem_type)
-    splits = {split: splits[split] for split in SPLITS if splits.get(split)}
+    if unseen_labels not in UNSEEN_LABELS:
+        raise UsageError(f"unseen_labels {unseen_labels!r} is not one of {', '.join(UNSEEN_LABELS)}")
+    info = dict(info)
+    splits = {split: list(splits[split]) for split in SPLITS if splits.get(split)}
     if "train" not in splits:
         raise DataError(f"{name} has no training clips")
     if problem_type == "regression":
@@ -191,32 +198,55 @@ def build_audio_dataset(
     else:
         if label_range is not None:
             raise UsageError("label_range belongs to problem_type='regression'")
-        label_names = _class_names(name, splits, problem_type)
+        known = {label for clip in splits["train"] for label in _classes(clip)}
+        _check_known(name, known, problem_type)
+        label_names = sort_labels(known | _treat_unseen(name, splits, known, unseen_labels, info))
     _refuse_leaks(name, splits)
-    sizes = ", ".join(f"{split} {len(clips)}" for split, clips in splits.items())
-    return AudioDataset(name, splits, label_names, problem_type, {**info, "clips": sizes}, label_range)
+    info["clips"] = ", ".join(f"{split} {len(clips)}" for split, clips in splits.items())
+    return AudioDataset(name, splits, label_names, problem_type, info, label_range)
 
 
 def _classes(clip: Clip) -> tuple[str, ...]:
     return (clip.label,) if isinstance(clip.label, str) else tuple(str(name) for name in clip.label)
 
 
-def _class_names(name: str, splits: dict[str, list[Clip]], problem_type: str) -> list[str]:
-    known = {label for clip in splits["train"] for label in _classes(clip)}
-    for split, clips in splits.items():
-        for clip in clips:
-            if unseen := sorted(set(_classes(clip)) - known):
-                raise DataError(
-                    f"{name}: the {split} split has labels that training never sees: {', '.join(unseen)} "
-                    f"(first in {clip.name!r}). Move clips of them to the training split or leave them out."
-                )
+def _check_known(name: str, known: set[str], problem_type: str) -> None:
     if not known:
         raise DataError(f"{name}: no training clip has any label")
     if len(known) == 1 and problem_type == "single_label_classification":
         raise DataError(
-            f"{name}: all training clips have the same label {known.pop()!r}; nothing to tell apart"
+            f"{name}: all training clips have the same label {min(known)!r}; there is nothing to tell apart"
         )
-    return sort_labels(known)
+
+
+def _treat_unseen(
+    name: str, splits: dict[str, list[Clip]], known: set[str], choice: str, info: dict[str, str]
+) -> set[str]:
+    """Refuse, keep or drop clips with labels unknown to training; the labels that are kept in addition."""
+    unseen = {
+        split: [clip for clip in clips if set(_classes(clip)) - known] for split, clips in splits.items()
+    }
+    labels = {label for clips in unseen.values() for clip in clips for label in _classes(clip)} - known
+    if not labels:
+        return set()
+    counts = " and ".join(f"{len(clips)} {split}" for split, clips in unseen.items() if clips)
+    said = f"{counts} clips have labels that training never sees: {', '.join(sort_labels(labels))}"
+    if choice == "error":
+        first = next(clip.name for clips in unseen.values() for clip in clips)
+        raise DataError(
+            f"{name}: {said} (first: {first!r}). Move some of them to the training split, or choose with "
+            "unseen_labels to 'keep' them, as certain mistakes, or to 'drop' them."
+        )
+    if choice == "keep":
+        info["unseen labels"] = f"{said}; they are kept and count as mistakes"
+        return labels
+    for split, clips in unseen.items():
+        dropped = set(clips)
+        splits[split] = [clip for clip in splits[split] if clip not in dropped]
+        if not splits[split]:
+            raise DataError(f"{name}: no clip of the {split} split has a label that training knows")
+    info["unseen labels"] = f"{said}; they are left out"
+    return set()
 
 
 def _check_range(name: str, splits: dict[str, list[Clip]], label_range: tuple[float, float] | None) -> None:

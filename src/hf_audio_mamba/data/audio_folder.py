@@ -39,6 +39,7 @@ def load_audio_folder(
     validation_fold: int | str | None = None,
     validation_fraction: float = 0.1,
     label_range: tuple[float, float] | None = None,
+    unseen_labels: str = "error",
     seed: int = 0,
 ) -> AudioDataset:
     """Read a folder of recordings.
@@ -68,6 +69,8 @@ def load_audio_folder(
         validation_fraction: Part of the training clips held out for validation where the data has no such
             split.
         label_range: Limits of regression targets; `AudioDataset.encode` then maps them to [0, 1].
+        unseen_labels: Validation and test clips of a class that training does not have are an `error`, or
+            `keep` them as certain mistakes, or `drop` them.
         seed: Of the held-out part.
 
     Raises:
@@ -112,6 +115,7 @@ def load_audio_folder(
         info=info,
         target_names=columns,
         label_range=label_range,
+        unseen_labels=unseen_labels,
     )
 
 
