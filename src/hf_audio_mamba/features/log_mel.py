@@ -1,0 +1,113 @@
+"""Log-mel spectrograms equal to librosa's `power_to_db(melspectrogram(...), ref=max)`, computed with
+PyTorch.
+"""
+
+from functools import lru_cache
+
+import torch
+from transformers.audio_utils import mel_filter_bank
+
+from hf_audio_mamba.errors import UsageError
+from hf_audio_mamba.features.spectrogram import SpectrogramSettings, check_waveform, power_chunks
+
+AMIN = 1e-10  # librosa.power_to_db: powers below count as this
+# Mel bands multiplied at a time. Each filter covers a narrow stretch of bins: a few bands need only a part of
+# the matrix, which takes a seventh of the multiplications of the whole.
+_BAND_BLOCK = 16
+
+_FilterBlocks = tuple[tuple[slice, torch.Tensor], ...]
+
+
+class LogMel:
+    """Waveform to log-mel spectrogram in dB relative to the clip's loudest value.
+
+    Hann window, Slaney mel scale and area normalisation, power 2, 0 Hz to half the sampling rate: librosa's
+    defaults. The largest value of a clip is 0 dB; values below `-top_db` are raised to it. Silence is 0 dB
+    throughout, as in librosa: its reference is as quiet as its content.
+
+    Args:
+        sampling_rate: In Hz.
+        n_fft: Transform length in samples, even.
+        win_length: Window length in samples.
+        hop_length: Samples from frame to frame.
+        num_mel_bins: Mel bands.
+        top_db: Dynamic range kept, in dB.
+
+    Raises:
+        UsageError: If a setting is out of range.
+
+    Example:
+        >>> log_mel = LogMel()
+        >>> log_mel(torch.randn(44100)).shape
+        torch.Size([101, 128])
+    """
+
+    def __init__(
+        self,
+        sampling_rate: int = 44100,
+        n_fft: int = 2646,
+        win_length: int = 2646,
+        hop_length: int = 441,
+        num_mel_bins: int = 128,
+        top_db: float = 80.0,
+    ) -> None:
+        self.settings = SpectrogramSettings(sampling_rate, n_fft, win_length, hop_length)
+        if isinstance(num_mel_bins, bool) or not isinstance(num_mel_bins, int) or num_mel_bins < 1:
+            raise UsageError(f"num_mel_bins must be a positive whole number, but is {num_mel_bins!r}")
+        if isinstance(top_db, bool) or not isinstance(top_db, (int, float)) or not 0 < top_db < 1000:
+            raise UsageError(f"top_db must be a number of dB above 0 and below 1000, but is {top_db!r}")
+        self.num_mel_bins = num_mel_bins
+        self.top_db = float(top_db)
+
+    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Compute log-mel spectrograms.
+
+        Args:
+            waveform: `(samples,)` or `(batch, samples)`, floating point, on any device. A row gives the same
+                values alone and in any batch.
+
+        Returns:
+            `(frames, bands)` or `(batch, frames, bands)` in dB, within [-top_db, 0]; `1 + samples //
+            hop_length` frames.
+
+        Raises:
+            ShapeError: If the tensor has another rank, no samples, or is not floating point.
+        """
+        check_waveform(waveform)
+        if waveform.ndim == 2:
+            return torch.stack([self(row) for row in waveform])
+        pieces = [self._mel_power(power) for power in power_chunks(waveform, self.settings)]
+        return self._to_db(torch.cat(pieces))
+
+    def _mel_power(self, power: torch.Tensor) -> torch.Tensor:
+        blocks = _filter_blocks(self.settings, self.num_mel_bins, power.dtype, power.device)
+        return torch.cat([power[:, bins] @ weights for bins, weights in blocks], dim=1)
+
+    def _to_db(self, mel: torch.Tensor) -> torch.Tensor:
+        db = mel.clamp_(min=AMIN).log10_().mul_(10)
+        db -= db.max()
+        return db.clamp_(min=-self.top_db)
+
+
+@lru_cache(maxsize=8)
+def _filter_blocks(
+    settings: SpectrogramSettings, num_mel_bins: int, dtype: torch.dtype, device: torch.device
+) -> _FilterBlocks:
+    """Mel filters in blocks of neighbouring bands: the bins that a block touches, its weights `(bins, bands)`."""
+    filters = mel_filter_bank(
+        num_frequency_bins=settings.num_bins,
+        num_mel_filters=num_mel_bins,
+        min_frequency=0.0,
+        max_frequency=settings.sampling_rate / 2,
+        sampling_rate=settings.sampling_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    bank = torch.from_numpy(filters)
+    blocks = []
+    for start in range(0, num_mel_bins, _BAND_BLOCK):
+        weights = bank[:, start : start + _BAND_BLOCK]
+        used = weights.any(dim=1).nonzero().flatten().tolist() or [0]
+        bins = slice(used[0], used[-1] + 1)
+        blocks.append((bins, weights[bins].contiguous().to(dtype=dtype, device=device)))
+    return tuple(blocks)
