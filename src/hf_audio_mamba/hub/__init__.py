@@ -1,0 +1,13 @@
+"""Models and the Hub: model cards, uploading a run, and loading folders that nobody vouches for."""
+
+from hf_audio_mamba.hub.card_data import CardData, DataDescription, MetricValue, SplitSize
+from hf_audio_mamba.hub.model_card import command_line, render_model_card
+
+__all__ = [
+    "CardData",
+    "DataDescription",
+    "MetricValue",
+    "SplitSize",
+    "command_line",
+    "render_model_card",
+]
