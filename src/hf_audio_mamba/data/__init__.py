@@ -5,15 +5,22 @@ from hf_audio_mamba.data.audio_folder import load_audio_folder
 from hf_audio_mamba.data.augmentation import AugmentationConfig
 from hf_audio_mamba.data.feature_cache import FeatureTable, compute_features
 from hf_audio_mamba.data.feature_dataset import AudioCollator, FeatureDataset
+from hf_audio_mamba.data.hub_dataset import load_hub_dataset
+from hf_audio_mamba.data.samplers import ClassBalancedSampler, LengthGroupedSampler
+from hf_audio_mamba.data.synthetic_notes import synthetic_notes
 
 __all__ = [
     "PROBLEM_TYPES",
     "AudioCollator",
     "AudioDataset",
     "AugmentationConfig",
+    "ClassBalancedSampler",
     "Clip",
     "FeatureDataset",
     "FeatureTable",
+    "LengthGroupedSampler",
     "compute_features",
     "load_audio_folder",
+    "load_hub_dataset",
+    "synthetic_notes",
 ]

@@ -6,9 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from hf_audio_mamba.data.audio_dataset import AudioDataset, Clip, build_audio_dataset, check_problem_type
+from hf_audio_mamba.data.audio_dataset import AudioDataset, Clip, check_problem_type
+from hf_audio_mamba.data.dataset_checks import build_audio_dataset
 from hf_audio_mamba.data.labels import parse_label, split_label_columns
-from hf_audio_mamba.data.splits import SPLIT_ALIASES, hold_out_validation, split_by_fold
+from hf_audio_mamba.data.splits import SPLIT_ALIASES, describe_hold_out, hold_out_validation, split_by_fold
 from hf_audio_mamba.errors import DataError, UsageError
 
 METADATA_NAME = "metadata.csv"
@@ -40,6 +41,7 @@ def load_audio_folder(
     validation_fraction: float = 0.1,
     label_range: tuple[float, float] | None = None,
     unseen_labels: str = "error",
+    duplicates: str = "error",
     seed: int = 0,
 ) -> AudioDataset:
     """Read a folder of recordings.
@@ -71,6 +73,7 @@ def load_audio_folder(
         label_range: Limits of regression targets; `AudioDataset.encode` then maps them to [0, 1].
         unseen_labels: Validation and test clips of a class that training does not have are an `error`, or
             `keep` them as certain mistakes, or `drop` them.
+        duplicates: Audio that is in two splits is an `error`, or `drop` it from the earlier of the two.
         seed: Of the held-out part.
 
     Raises:
@@ -86,13 +89,10 @@ def load_audio_folder(
     table = _find_metadata(root, metadata)
     split_folders = {} if metadata is not None else _split_folders(root)
     if (fold is not None or validation_fold is not None) and (table is None or split_folders):
-        raise UsageError(
-            f"fold needs a CSV file with a {FOLD_COLUMN!r} column; {root} has train and test folders"
-        )
+        raise UsageError(f"fold needs a CSV file with a {FOLD_COLUMN!r} column; {root} has train and test folders")
     if split_folders:
         splits = {
-            split: _read_split_folder(folder, root, columns, problem_type)
-            for split, folder in split_folders.items()
+            split: _read_split_folder(folder, root, columns, problem_type) for split, folder in split_folders.items()
         }
     elif table is not None:
         info["metadata"] = table.name
@@ -101,13 +101,8 @@ def load_audio_folder(
     else:
         splits = {"train": _read_class_folders(root, root, problem_type)}
     if not splits.get("validation") and splits.get("train"):
-        splits["train"], splits["validation"] = hold_out_validation(
-            splits["train"], validation_fraction, seed
-        )
-        if splits["validation"]:
-            info["validation"] = (
-                f"{validation_fraction:.3g} of the training clips of each class, drawn with seed {seed}"
-            )
+        splits["train"], splits["validation"] = hold_out_validation(splits["train"], validation_fraction, seed)
+        info |= describe_hold_out(splits["validation"], validation_fraction, seed)
     return build_audio_dataset(
         root.resolve().name,
         splits,
@@ -116,6 +111,7 @@ def load_audio_folder(
         target_names=columns,
         label_range=label_range,
         unseen_labels=unseen_labels,
+        duplicates=duplicates,
     )
 
 
@@ -152,20 +148,14 @@ def _read_split_folder(folder: Path, root: Path, columns: list[str], problem_typ
 def _read_class_folders(folder: Path, root: Path, problem_type: str) -> list[Clip]:
     """Clips of a folder with a subfolder for each class; deeper folders belong to the class above them."""
     clips = []
-    for class_folder in sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    ):
+    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         for path in sorted(class_folder.rglob("*")):
             if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
                 clips.append(Clip(path.relative_to(root).as_posix(), class_folder.name, path=path))
     if not clips:
-        raise DataError(
-            f"{folder} has neither a {METADATA_NAME} nor subfolders (one per class) with audio files"
-        )
+        raise DataError(f"{folder} has neither a {METADATA_NAME} nor subfolders (one per class) with audio files")
     if problem_type != "single_label_classification":
-        raise DataError(
-            f"{folder} has no {METADATA_NAME}, and subfolders cannot hold labels for {problem_type}"
-        )
+        raise DataError(f"{folder} has no {METADATA_NAME}, and subfolders cannot hold labels for {problem_type}")
     return clips
 
 
@@ -231,16 +221,12 @@ def _resolve_inside(name: str, *args: Path | str) -> Path:
     normal = os.path.normpath(name)
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or PureWindowsPath(name).root
     if absolute or normal == ".." or normal.startswith(".." + os.sep):
-        raise DataError(
-            f"{where}: {name!r} leads out of the data folder; only relative paths inside of it are read"
-        )
+        raise DataError(f"{where}: {name!r} leads out of the data folder; only relative paths inside of it are read")
     for folder in folders:
         # os.path.isfile, because Path.is_file raises for names that are too long.
         if os.path.isfile(candidate := os.path.join(folder, normal)):
             return Path(candidate)
-    raise DataError(
-        f"{where}: the file {name!r} does not exist in {' or '.join(sorted({str(f) for f in folders}))}"
-    )
+    raise DataError(f"{where}: the file {name!r} does not exist in {' or '.join(sorted({str(f) for f in folders}))}")
 
 
 def _assign_splits(
@@ -269,8 +255,6 @@ def _assign_splits(
     for row in rows:
         split = SPLIT_ALIASES.get((row.split or "").strip().lower())
         if split is None:
-            raise DataError(
-                f"{table}: {row.clip.name!r} has the split {row.split!r}, not train, validation or test"
-            )
+            raise DataError(f"{table}: {row.clip.name!r} has the split {row.split!r}, not train, validation or test")
         splits[split].append(row.clip)
     return dict(splits)

@@ -148,9 +148,7 @@ def mix(
     return np.float32(weight) * first + np.float32(1 - weight) * partner
 
 
-def _shift(
-    features: Features, layout: FeatureLayout, fraction: float, generator: np.random.Generator
-) -> Features:
+def _shift(features: Features, layout: FeatureLayout, fraction: float, generator: np.random.Generator) -> Features:
     limit = int(fraction * len(features))
     shift = int(generator.integers(-limit, limit + 1))
     shifted = np.empty_like(features)
@@ -170,9 +168,7 @@ def _add_level(mel: Features, level: Features | np.float32, layout: FeatureLayou
     np.clip(mel, layout.floor, layout.ceiling, out=mel)
 
 
-def _filter(
-    features: Features, layout: FeatureLayout, strength_db: float, generator: np.random.Generator
-) -> None:
+def _filter(features: Features, layout: FeatureLayout, strength_db: float, generator: np.random.Generator) -> None:
     """Add a frequency response: straight lines over the mel bands between 3 to 6 nodes at random bands."""
     bands = layout.num_mel_bins
     draws = generator.random(12)

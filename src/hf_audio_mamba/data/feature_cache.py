@@ -122,9 +122,7 @@ def compute_features(
             disable=None if progress else True,
         )
         results.extend(steps)
-    skipped = [
-        (clip.name, result.reason) for clip, result in zip(clips, results, strict=True) if result.reason
-    ]
+    skipped = [(clip.name, result.reason) for clip, result in zip(clips, results, strict=True) if result.reason]
     _report_skipped(skipped, len(clips), max_corrupt_fraction)
     kept = [index for index, result in enumerate(results) if result.source is not None]
     return FeatureTable(
@@ -210,9 +208,7 @@ def _threads(num_workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _settings_folder(cache_dir: Path, feature_extractor: Any) -> Path:
-    settings = {
-        key: value for key, value in feature_extractor.to_dict().items() if key not in _BATCH_SETTINGS
-    }
+    settings = {key: value for key, value in feature_extractor.to_dict().items() if key not in _BATCH_SETTINGS}
     text = json.dumps({"cache_format": CACHE_FORMAT, **settings}, sort_keys=True, default=str)
     folder = cache_dir / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     try:
@@ -263,7 +259,5 @@ def _report_skipped(skipped: list[tuple[str, str]], total: int, max_fraction: fl
     more = f"; and {len(skipped) - _NAMED_IN_MESSAGES} more" if len(skipped) > _NAMED_IN_MESSAGES else ""
     message = f"{len(skipped)} of {total} clips cannot be read ({first}{more})"
     if len(skipped) > max_fraction * total or len(skipped) == total:
-        raise DataError(
-            f"{message}. At most {max_fraction:.3g} of all may be skipped; repair or remove them."
-        )
+        raise DataError(f"{message}. At most {max_fraction:.3g} of all may be skipped; repair or remove them.")
     logger.warning("%s; they are skipped", message)

@@ -49,15 +49,11 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         num_labels: int | None = None,
     ) -> None:
         if len(labels) != len(table):
-            raise ShapeError(
-                f"{len(labels)} labels were given for {len(table)} clips; select them with table.kept"
-            )
+            raise ShapeError(f"{len(labels)} labels were given for {len(table)} clips; select them with table.kept")
         if max_frames is not None and max_frames < 1:
             raise UsageError(f"max_frames is {max_frames}, but must be at least 1")
         self._table = table
-        self._labels = [
-            label if isinstance(label, int) else np.asarray(label, np.float32) for label in labels
-        ]
+        self._labels = [label if isinstance(label, int) else np.asarray(label, np.float32) for label in labels]
         self._augmentation = augmentation
         self._seed = seed
         self._max_frames = max_frames
@@ -116,12 +112,8 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         weight = max(weight, 1 - weight)
         if generator.random() >= config.mixup_probability:
             return features, self._soft_label(index)
-        mixed = mix(
-            features, self._crop(self._table.load(partner), generator), weight, self._table.layout, generator
-        )
-        label = np.float32(weight) * self._soft_label(index) + np.float32(1 - weight) * self._soft_label(
-            partner
-        )
+        mixed = mix(features, self._crop(self._table.load(partner), generator), weight, self._table.layout, generator)
+        label = np.float32(weight) * self._soft_label(index) + np.float32(1 - weight) * self._soft_label(partner)
         return mixed, label
 
     def _soft_label(self, index: int) -> Features:

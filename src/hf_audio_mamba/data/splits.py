@@ -42,16 +42,12 @@ def split_by_fold(
     """
     names = sort_labels(folds)
     if len(names) < 2:
-        raise DataError(
-            f"{where}: the fold column has only one value, {names[0]!r}; cross-validation needs two"
-        )
+        raise DataError(f"{where}: the fold column has only one value, {names[0]!r}; cross-validation needs two")
     test = _known_fold(str(fold), names, where)
     if validation_fold is not None:
         validation = _known_fold(str(validation_fold), names, where)
         if validation == test:
-            raise UsageError(
-                f"validation_fold and fold are both {test}; the test fold must not choose the model"
-            )
+            raise UsageError(f"validation_fold and fold are both {test}; the test fold must not choose the model")
         if len(names) == 2:
             raise UsageError(
                 f"{where} has two folds: with one for testing and one for validation none is left to train"
@@ -108,3 +104,10 @@ def hold_out_validation(clips: list[Clip], fraction: float, seed: int) -> tuple[
             held_out.update(generator.sample(members, max(1, round(fraction * len(members)))))
     train = [clip for index, clip in enumerate(clips) if index not in held_out]
     return train, [clip for index, clip in enumerate(clips) if index in held_out]
+
+
+def describe_hold_out(validation: list[Clip], fraction: float, seed: int) -> dict[str, str]:
+    """Entry for `AudioDataset.info` that says how `hold_out_validation` drew; none if it drew nothing."""
+    if not validation:
+        return {}
+    return {"validation": f"{fraction:.0%} of the training clips, held out at random with seed {seed}"}

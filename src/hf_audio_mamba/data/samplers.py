@@ -1,0 +1,119 @@
+"""Orders of training clips. Each is a function of (seed, epoch) alone, so that a resumed epoch has the same order."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from hf_audio_mamba.errors import ShapeError, UsageError
+
+# Batches that are sorted together: enough to find partners of equal length, few enough to keep the order random.
+_BATCHES_PER_POOL = 50
+
+
+class ClassBalancedSampler(Sampler[int]):
+    """Draws clips with replacement so that every class is expected equally often.
+
+    A clip's weight is the sum over its classes of one over the number of clips of that class. A clip without
+    any class (multi-label only) counts as one of a class of its own kind.
+
+    Args:
+        labels: Class index of each clip, or its 0/1 vector.
+        seed: First part of the seed.
+
+    Raises:
+        ShapeError: If there are no labels.
+    """
+
+    def __init__(self, labels: Sequence[int | Sequence[float]], *, seed: int = 0) -> None:
+        if not labels:
+            raise ShapeError("labels is empty: a sampler needs at least one clip")
+        classes = [_class_indices(label) for label in labels]
+        counts = Counter(index for indices in classes for index in indices)
+        weights = np.array([sum(1 / counts[index] for index in indices) for indices in classes])
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._cumulative)
+
+    def __iter__(self) -> Iterator[int]:
+        draws = np.random.default_rng((self._seed, self._epoch)).random(len(self))
+        indices = np.searchsorted(self._cumulative, draws, side="right")
+        # Rounding may leave the last sum just below 1.
+        return iter(np.minimum(indices, len(self) - 1).tolist())
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Random order in which each run of `batch_size` clips has similar lengths, so that little is padding.
+
+    The clips are shuffled, sorted by length within pools of 50 batches, and the batches are shuffled again.
+
+    Args:
+        lengths: Frames of each clip.
+        batch_size: Clips in a batch; with several processes, in all of their batches of one step together.
+        seed: First part of the seed.
+        sampler: Chooses the clips instead of a plain shuffle, for instance a `ClassBalancedSampler`.
+
+    Raises:
+        ShapeError: If there are no lengths.
+        UsageError: If the batch size is below 1.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        sampler: ClassBalancedSampler | None = None,
+    ) -> None:
+        if not lengths:
+            raise ShapeError("lengths is empty: a sampler needs at least one clip")
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, but must be at least 1")
+        self._lengths = np.asarray(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._sampler = sampler
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._lengths) if self._sampler is None else len(self._sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self._seed, self._epoch))
+        if self._sampler is None:
+            chosen = generator.permutation(len(self))
+        else:
+            chosen = np.fromiter(self._sampler, dtype=np.int64, count=len(self))
+        pool = self._batch_size * _BATCHES_PER_POOL
+        chosen = np.concatenate([self._by_length(chosen[start : start + pool]) for start in range(0, len(self), pool)])
+        full = len(chosen) // self._batch_size
+        batches = chosen[: full * self._batch_size].reshape(full, self._batch_size)
+        # The incomplete batch stays last: elsewhere it would shift the borders of all batches after it.
+        order = np.concatenate([generator.permutation(batches).ravel(), chosen[full * self._batch_size :]])
+        return iter(order.tolist())
+
+    def _by_length(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return indices[np.argsort(self._lengths[indices], kind="stable")]
+
+
+def _class_indices(label: int | Sequence[float]) -> tuple[int, ...]:
+    if isinstance(label, int):
+        return (label,)
+    present = tuple(index for index, value in enumerate(label) if value > 0)
+    return present or (-1,)
