@@ -1,0 +1,7 @@
+"""Tensor functions: no modules, no configuration. Each has a reference that all its backends are judged by."""
+
+from hf_audio_mamba.ops.backends import available_backends, scan_backend
+from hf_audio_mamba.ops.causal_conv import causal_conv1d_silu
+from hf_audio_mamba.ops.selective_scan import selective_scan
+
+__all__ = ["available_backends", "causal_conv1d_silu", "scan_backend", "selective_scan"]

@@ -1,0 +1,183 @@
+"""Which implementation of an operation runs: the argument, else `scan_backend(...)`, else the environment, else `auto`.
+
+`auto` takes the fastest backend that serves the tensors at hand, falls back to the next one with a single warning when
+a backend cannot be used on this machine, and lets a compiled backend take part only after it has reproduced the
+reference on a tiny input.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_audio_mamba.errors import BackendError
+from hf_audio_mamba.ops import chunked, reference, self_check, shifted_conv
+
+ENVIRONMENT_VARIABLE = "HF_AUDIO_MAMBA_SCAN"
+AUTO = "auto"
+PREFERENCE = ("numba", "torch", "reference")
+"""All backends, fastest first."""
+
+_requested: ContextVar[str | None] = ContextVar("hf_audio_mamba_scan_backend", default=None)
+_warned: set[str] = set()
+
+
+def available_backends(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
+    """Names of the backends that can be used on this machine, in order of preference.
+
+    Args:
+        device: Device of the tensors they are to serve.
+        dtype: Floating dtype of the tensors they are to serve.
+    """
+    kind = torch.device(device).type
+    return [name for name in PREFERENCE if _unserved(name, kind, dtype) is None and _unusable(name) is None]
+
+
+@contextmanager
+def scan_backend(name: str) -> Iterator[None]:
+    """Use one backend for all operations called in this context (of this thread or async task) that do not name one.
+
+    Contexts nest; the inner one counts. Functions compiled by `torch.compile` keep the backend of their compilation.
+
+    Args:
+        name: `"auto"`, or one of `available_backends()`.
+
+    Raises:
+        BackendError: If the backend is unknown or cannot be used on this machine.
+    """
+    _check_usable(name, "scan_backend")
+    token = _requested.set(name)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def choose(backend: str | None, device: str, dtype: torch.dtype, operation: str, variant: tuple[int, ...]) -> str:
+    """Name of the backend that serves a call.
+
+    Args:
+        backend: The call's own wish, or None.
+        device: Device type of the tensors.
+        dtype: Dtype of the tensors.
+        operation: A key of `self_check.CHECKS`.
+        variant: Arguments of that check: what of the call selects a kernel.
+
+    Raises:
+        BackendError: If a backend was asked for by name that is unknown or cannot serve the call.
+    """
+    if torch.compiler.is_compiling():
+        # Imported here since it draws in torch's compiler, which takes a second to load.
+        from hf_audio_mamba.ops.tracing import choose_while_tracing
+
+        name: str = choose_while_tracing(backend, device, dtype, operation, variant)
+        return name
+    return choose_now(backend, device, dtype, operation, variant)
+
+
+def choose_now(backend: str | None, device: str, dtype: torch.dtype, operation: str, variant: tuple[int, ...]) -> str:
+    """`choose` outside of tracing."""
+    name, source = _request(backend)
+    if name != AUTO:
+        _check_usable(name, source)
+        problem = _unserved(name, device, dtype) or _incorrect(name, operation, variant)
+        if problem is not None:
+            raise BackendError(
+                f"{source}: the backend {name!r} {problem}. Usable for {dtype} on {device!r}: "
+                f"{', '.join(available_backends(device, dtype))}, or 'auto'."
+            )
+        return name
+    for candidate in PREFERENCE:
+        if _unserved(candidate, device, dtype) is not None:
+            continue
+        problem = _unusable(candidate) or _incorrect(candidate, operation, variant)
+        if problem is None:
+            return candidate
+        _warn_once(candidate, problem)
+    raise AssertionError("the torch backend serves every device and dtype")
+
+
+def scan_function(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A backend's `selective_scan`, with the signature of `reference.selective_scan`."""
+    if name == "numba":
+        return _numba().selective_scan  # type: ignore[no-any-return]  # numba is untyped
+    return {"torch": chunked.selective_scan, "reference": reference.selective_scan}[name]
+
+
+def conv_function(name: str) -> Callable[..., Tensor]:
+    """A backend's `causal_conv1d_silu`, with the signature of `reference.causal_conv1d_silu`."""
+    if name == "numba":
+        return getattr(_numba(), "causal_conv1d_silu", shifted_conv.causal_conv1d_silu)  # type: ignore[no-any-return]  # numba is untyped
+    return {"torch": shifted_conv.causal_conv1d_silu, "reference": reference.causal_conv1d_silu}[name]
+
+
+def _numba() -> Any:
+    # Not at the top: importing numba takes half a second, and a machine where it is broken must still load models.
+    from hf_audio_mamba.ops import numba_cpu
+
+    return numba_cpu
+
+
+def _request(backend: str | None) -> tuple[str, str]:
+    """The backend asked for, and by what (for messages)."""
+    if backend is not None:
+        return backend, "backend"
+    in_context = _requested.get()
+    if in_context is not None:
+        return in_context, "scan_backend"
+    return os.environ.get(ENVIRONMENT_VARIABLE) or AUTO, ENVIRONMENT_VARIABLE
+
+
+def _check_usable(name: str, source: str) -> None:
+    if name != AUTO and name not in PREFERENCE:
+        problem = "is unknown"
+    else:
+        reason = None if name == AUTO else _unusable(name)
+        if reason is None:
+            return
+        problem = f"cannot be used on this machine: {reason}"
+    raise BackendError(
+        f"{source}: the backend {name!r} {problem}. Usable here: {', '.join(available_backends())}, or 'auto'."
+    )
+
+
+def _unserved(name: str, device: str, dtype: torch.dtype) -> str | None:
+    """Why a backend is not made for such tensors, or None."""
+    if name == "numba" and device != "cpu":
+        return f"computes on the CPU only, not on {device!r}"
+    if name == "numba" and dtype == torch.float64:
+        return "computes in float32 only, not in float64"
+    return None
+
+
+def _unusable(name: str) -> str | None:
+    """Why a backend does not work on this machine, or None."""
+    if name != "numba":
+        return None
+    try:
+        return _numba().unavailable_reason()  # type: ignore[no-any-return]  # numba is untyped
+    except ImportError as error:
+        return str(error)
+
+
+def _incorrect(name: str, operation: str, variant: tuple[int, ...]) -> str | None:
+    """Why a backend's results cannot be trusted, or None. Plain PyTorch needs no check of what was compiled here."""
+    if name != "numba":
+        return None
+    candidate = scan_function(name) if operation == "scan" else conv_function(name)
+    return self_check.problem(operation, candidate, variant)
+
+
+def _warn_once(name: str, problem: str) -> None:
+    message = (
+        f"The fast scan backend {name!r} is not used: {problem}. Results are the same, but slower. "
+        f"Set {ENVIRONMENT_VARIABLE}=torch to accept this without a warning."
+    )
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)

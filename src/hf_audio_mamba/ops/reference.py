@@ -1,0 +1,85 @@
+"""The recurrences as their papers write them: plain time loops that every backend is judged by.
+
+They favour being obviously right over speed and memory, compute in float64 where `x` is float64 (float32 otherwise),
+and leave differentiation to autograd.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Precision of states and sums for an input `x`: float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    *,
+    dt_softplus: bool,
+    reverse: bool,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Selective scan, one step of time after the other (Mamba, arXiv:2312.00752, equations 2a and 4, algorithm 2).
+
+    Arguments as in `hf_audio_mamba.ops.selective_scan`, with `B` and `C` as `(batch, length, groups, state)`.
+
+    Returns:
+        `y (batch, length, channels)` in the dtype of `x`, and the last state `(batch, channels, state)`.
+    """
+    dtype = compute_dtype(x)
+    channels, state_size = A.shape
+    per_group = channels // B.shape[2]
+    u, decay_rate = x.to(dtype), A.to(dtype)
+    delta = dt.to(dtype)
+    if dt_bias is not None:
+        delta = delta + dt_bias.to(dtype)
+    if dt_softplus:
+        delta = F.softplus(delta)
+    start = u.new_zeros(x.shape[0], channels, state_size) if initial_state is None else initial_state
+    state = start.to(dtype)
+
+    # unbind, not indexing: the backward of an index fills the whole tensor with zeros once a step.
+    steps = list(zip(u.unbind(1), delta.unbind(1), B.to(dtype).unbind(1), C.to(dtype).unbind(1), strict=True))
+    outputs: list[Tensor] = []
+    for u_t, delta_t, B_t, C_t in reversed(steps) if reverse else steps:
+        B_channels = B_t.repeat_interleave(per_group, dim=1)
+        C_channels = C_t.repeat_interleave(per_group, dim=1)
+        state = torch.exp(delta_t[..., None] * decay_rate) * state + (delta_t * u_t)[..., None] * B_channels
+        outputs.append((state * C_channels).sum(-1))
+    y = torch.stack(outputs[::-1] if reverse else outputs, dim=1)
+
+    if D is not None:
+        y = y + D.to(dtype) * u
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(x.dtype), state
+
+
+def causal_conv1d_silu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool, initial_state: Tensor | None
+) -> Tensor:
+    """Depth-wise convolution with past frames only, then SiLU: a weighted sum over windows of `width` frames.
+
+    Arguments as in `hf_audio_mamba.ops.causal_conv1d_silu`.
+    """
+    dtype = compute_dtype(x)
+    frames = x.to(dtype).flip(1) if reverse else x.to(dtype)
+    if initial_state is None:
+        past = frames.new_zeros(frames.shape[0], weight.shape[1] - 1, frames.shape[2])
+    else:
+        past = initial_state.to(dtype)
+    windows = torch.cat([past, frames], dim=1).unfold(1, weight.shape[1], 1)
+    y = (windows * weight.to(dtype)).sum(-1)
+    if bias is not None:
+        y = y + bias.to(dtype)
+    y = F.silu(y)
+    return (y.flip(1) if reverse else y).to(x.dtype)

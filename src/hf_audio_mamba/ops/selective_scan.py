@@ -1,0 +1,152 @@
+"""The selective scan of Mamba (arXiv:2312.00752): checks its arguments, picks a backend."""
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from hf_audio_mamba.errors import ShapeError
+from hf_audio_mamba.ops import backends
+from hf_audio_mamba.ops.checks import check_argument, check_input
+
+NAME = "selective_scan"
+
+
+@overload
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    dt_bias: Tensor | None = ...,
+    *,
+    dt_softplus: bool = ...,
+    reverse: bool = ...,
+    initial_state: Tensor | None = ...,
+    return_last_state: Literal[False] = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    dt_bias: Tensor | None = ...,
+    *,
+    dt_softplus: bool = ...,
+    reverse: bool = ...,
+    initial_state: Tensor | None = ...,
+    return_last_state: Literal[True],
+    backend: str | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    *,
+    dt_softplus: bool = True,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_last_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the input-dependent linear recurrence of Mamba over time.
+
+    For every channel with state `h`, step `t` does, with `delta = softplus(dt + dt_bias)`:
+
+        h_t = exp(delta_t * A) * h_(t-1) + delta_t * B_t * x_t
+        y_t = (C_t · h_t + D * x_t) * silu(z_t)
+
+    Differentiable (once) in every tensor argument and through both results. Inputs may be strided views. States and
+    sums are float64 if `x` is float64, float32 otherwise, also under autocast.
+
+    Args:
+        x: Input `(batch, length, channels)`, floating.
+        dt: Time step before bias and softplus, `(batch, length, channels)`.
+        A: Rate of change of the state, negative where it decays, `(channels, state)`.
+        B: Input projection, `(batch, length, state)`, or `(batch, length, groups, state)` where channel `c` belongs to
+            group `c // (channels // groups)`.
+        C: Output projection, shaped as `B`.
+        D: Skip connection `(channels,)`; none if omitted.
+        z: Gate `(batch, length, channels)`; none if omitted.
+        dt_bias: Bias of the time step `(channels,)`; none if omitted.
+        dt_softplus: Whether softplus makes the time step positive.
+        reverse: Whether to run from the latest frame to the earliest: equals flipping all sequences over time,
+            scanning, and flipping the output.
+        initial_state: State before the first step in scan order, `(batch, channels, state)`; zeros if omitted.
+        return_last_state: Whether to return the state after the last step in scan order too (the earliest frame
+            if `reverse`).
+        backend: Name of a backend (see `available_backends`); by default that of `scan_backend(...)`, of the
+            environment variable `HF_AUDIO_MAMBA_SCAN`, or the fastest one, in this order.
+
+    Returns:
+        `y (batch, length, channels)` in the dtype of `x`; with `return_last_state`, a pair of it and the last state
+        `(batch, channels, state)` in float32 (float64 if `x` is).
+
+    Raises:
+        ShapeError: If an argument has the wrong rank, size, dtype or device; the message names it.
+        BackendError: If the backend asked for is unknown or cannot serve the call.
+    """
+    _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
+    if B.ndim == 3:
+        B, C = B.unsqueeze(2), C.unsqueeze(2)
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    needs_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    variant = (A.shape[1], B.shape[2], dt_softplus, z is not None, reverse, needs_backward)
+    name = backends.choose(backend, x.device.type, x.dtype, "scan", variant)
+    y, last_state = backends.scan_function(name)(
+        x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus, reverse=reverse, initial_state=initial_state
+    )
+    return (y, last_state) if return_last_state else y
+
+
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+) -> None:
+    check_input(NAME, x)
+    batch, length, channels = x.shape
+    if A.ndim != 2 or A.shape[1] == 0:
+        raise ShapeError(f"{NAME}: A must be (channels, state) with state > 0, got shape {tuple(A.shape)}.")
+    state = A.shape[1]
+    check_argument(NAME, "dt", dt, "(batch, length, channels)", x.shape, x)
+    check_argument(NAME, "A", A, "(channels, state)", (channels, state), x)
+    if B.ndim == 4:
+        groups = B.shape[2]
+        if groups == 0 or channels % groups:
+            raise ShapeError(f"{NAME}: B has {groups} groups, which do not divide the {channels} channels of x.")
+        axes, sizes = "(batch, length, groups, state)", [batch, length, groups, state]
+    else:
+        axes, sizes = "(batch, length, state)", [batch, length, state]
+    check_argument(NAME, "B", B, axes, sizes, x)
+    check_argument(NAME, "C", C, f"shaped as B, {axes}", sizes, x)
+    for name, vector in (("D", D), ("dt_bias", dt_bias)):
+        if vector is not None:
+            check_argument(NAME, name, vector, "(channels,)", (channels,), x)
+    if z is not None:
+        check_argument(NAME, "z", z, "(batch, length, channels)", x.shape, x)
+    if initial_state is not None:
+        check_argument(NAME, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, state), x)

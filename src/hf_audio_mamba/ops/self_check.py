@@ -1,0 +1,95 @@
+"""Trust in compiled kernels: each kernel variant must reproduce the reference on a tiny input before it is used.
+
+A miscompiled kernel (a new LLVM, an unusual processor, a damaged cache) would otherwise train and classify wrongly
+without a sign of it.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_audio_mamba.ops import reference
+
+RELATIVE_TOLERANCE = 1e-3
+"""Largest error over largest value. Sound kernels stay below 1e-5, a wrong one is far above."""
+
+BATCH, LENGTH, CHANNELS_PER_GROUP = 2, 37, 24
+"""Ragged on purpose: multiples of no vector width or time tile."""
+
+
+@lru_cache(maxsize=256)
+def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, ...]) -> str | None:
+    """Why a kernel may not be used, or None; computed once for each kernel variant in a process.
+
+    Args:
+        operation: `"scan"` or `"conv"`.
+        candidate: The backend's function.
+        variant: What selects a kernel. For `"scan"`: (state size, groups, dt_softplus, gated, reverse,
+            needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward).
+    """
+    *call, needs_backward = variant
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(bool(needs_backward)):
+            if operation == "scan":
+                tensors, options = _scan_arguments(*call)
+                truth: Callable[..., Any] = reference.selective_scan
+            else:
+                tensors, options = _conv_arguments(*call)
+                truth = reference.causal_conv1d_silu
+            expected = _results(partial(truth, **options), tensors)
+            actual = _results(partial(candidate, **options), tensors)
+    except Exception as error:  # whatever the kernel's compiler or runtime raises, the answer is not to use it
+        return f"its self-check failed ({type(error).__name__}: {error})"
+    for got, wanted in zip(actual, expected, strict=True):
+        difference = (got - wanted).abs().max().item()
+        if not difference <= RELATIVE_TOLERANCE * wanted.abs().max().item():
+            return f"its self-check failed (off by {difference:.1e} from the reference)"
+    return None
+
+
+def _scan_arguments(
+    state_size: int, groups: int, dt_softplus: int, gated: int, reverse: int
+) -> tuple[list[Tensor | None], dict[str, Any]]:
+    draw = _Draw()
+    channels = groups * CHANNELS_PER_GROUP
+    frames = (BATCH, LENGTH, channels)
+    dt = draw(*frames) if dt_softplus else draw(*frames).abs()
+    A = -draw(channels, state_size).abs()
+    B, C = draw(BATCH, LENGTH, groups, state_size), draw(BATCH, LENGTH, groups, state_size)
+    z = draw(*frames) if gated else None
+    tensors = [draw(*frames), dt, A, B, C, draw(channels), z, draw(channels).abs()]
+    return tensors, {"dt_softplus": bool(dt_softplus), "reverse": bool(reverse), "initial_state": None}
+
+
+def _conv_arguments(width: int, has_bias: int, reverse: int) -> tuple[list[Tensor | None], dict[str, Any]]:
+    draw = _Draw()
+    x, weight = draw(BATCH, LENGTH, CHANNELS_PER_GROUP), draw(CHANNELS_PER_GROUP, width)
+    bias = draw(CHANNELS_PER_GROUP) if has_bias else None
+    return [x, weight, bias], {"reverse": bool(reverse), "initial_state": None}
+
+
+class _Draw:
+    """Normal numbers on the CPU from a generator of its own: the caller's random state stays as it is."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator("cpu").manual_seed(0)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator, device="cpu", dtype=torch.float32)
+
+
+def _results(function: Callable[..., Any], tensors: list[Tensor | None]) -> list[Tensor]:
+    """Outputs, then gradients of all inputs where gradients are enabled."""
+    backward = torch.is_grad_enabled()
+    leaves = [None if t is None else t.detach().requires_grad_(backward) for t in tensors]
+    outputs = function(*leaves)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    if not backward:
+        return outputs
+    # The cosine makes the incoming gradient differ from element to element.
+    gradients = [torch.cos(torch.arange(o.numel(), dtype=o.dtype, device="cpu")).view_as(o) for o in outputs]
+    inputs = [leaf for leaf in leaves if leaf is not None]
+    return [*(o.detach() for o in outputs), *torch.autograd.grad(outputs, inputs, gradients)]
