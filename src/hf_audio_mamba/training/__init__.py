@@ -1,0 +1,56 @@
+"""Training: arguments, a Trainer that resumes strictly, metrics, and whole runs.
+
+Everything here needs the extra `train`; names are imported when they are first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from hf_audio_mamba._lazy import attach
+
+if TYPE_CHECKING:
+    from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
+    from hf_audio_mamba.training.checkpoints import last_complete_checkpoint
+    from hf_audio_mamba.training.metrics import (
+        R2,
+        Accuracy,
+        BalancedAccuracy,
+        MacroF1,
+        MeanAveragePrecision,
+        MicroF1,
+    )
+    from hf_audio_mamba.training.report import results_table
+    from hf_audio_mamba.training.workflow import run
+    from hf_audio_mamba.training.settings import parse_arguments
+    from hf_audio_mamba.training.trainer import AudioTrainer
+
+__all__ = [
+    "R2",
+    "Accuracy",
+    "AudioTrainer",
+    "AudioTrainingArguments",
+    "BalancedAccuracy",
+    "DataArguments",
+    "MacroF1",
+    "MeanAveragePrecision",
+    "MicroF1",
+    "ModelArguments",
+    "last_complete_checkpoint",
+    "parse_arguments",
+    "results_table",
+    "run",
+]
+
+_METRICS = ("R2", "Accuracy", "BalancedAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1")
+
+__getattr__ = attach(
+    __name__,
+    {name: ".metrics" for name in _METRICS}
+    | {name: ".arguments" for name in ("AudioTrainingArguments", "DataArguments", "ModelArguments")}
+    | {
+        "AudioTrainer": ".trainer",
+        "last_complete_checkpoint": ".checkpoints",
+        "parse_arguments": ".settings",
+        "results_table": ".report",
+        "run": ".workflow",
+    },
+)

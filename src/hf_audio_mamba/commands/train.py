@@ -1,0 +1,48 @@
+"""`hf-audio-mamba train`: train, evaluate and describe an audio classifier or regressor."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from hf_audio_mamba.commands.main import run_command
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train as the options say and print the scores.
+
+    Args:
+        argv: An optional settings file (YAML or JSON), then options; see `--help`.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        HFAudioMambaError: As `hf_audio_mamba.training.run` does.
+    """
+    # Imported here: they bring torch and transformers, which `hf-audio-mamba --help` has no use for.
+    from transformers.utils import logging as transformers_logging
+
+    from hf_audio_mamba.training import parse_arguments, results_table
+    from hf_audio_mamba.training import run as run_training
+
+    model_args, data_args, training_args = parse_arguments(argv)
+    transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+        training_args.disable_tqdm = True
+    command = shlex.join(["hf-audio-mamba", "train", *argv])
+    results = run_training(model_args, data_args, training_args, command=command)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(results_table(results))
+        print(f"Model, results and card are in {training_args.output_dir}")
+    return 0
+
+
+def main() -> int:
+    """Entry point of `scripts/train_audio_classification.py`."""
+    return run_command(run, prog="train")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

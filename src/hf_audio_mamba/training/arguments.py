@@ -1,0 +1,300 @@
+"""What a training run can be told: the model, the data and the training itself."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from transformers import TrainingArguments
+
+from hf_audio_mamba.errors import UsageError
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train, and how its configuration and features differ from the stored ones.
+
+    Attributes:
+        model_name_or_path: Trained model to fine-tune, a folder or a Hub id.
+        model_revision: Branch, tag or commit of that Hub id.
+        config_name: Folder or Hub id with `config.json` and `preprocessor_config.json`; weights start random.
+        model_type: Used when neither of the two is given: the default configuration of that type.
+        config_overrides: Fields of the configuration to change, `name=value,name=value` or a JSON object.
+        feature_overrides: Settings of the feature extractor to change, in the same form.
+    """
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Trained model to fine-tune: a folder or a Hub id."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path."}
+    )
+    config_name: str | None = field(
+        default=None,
+        metadata={"help": "Train from scratch with this configuration: a folder such as hub_configs/momamba/tiny."},
+    )
+    model_type: str = field(
+        default="momamba",
+        metadata={"help": "Without the two options above: train the default configuration of this model type."},
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={"help": "Changes to the configuration, for example hidden_size=128,num_hidden_layers=3"},
+    )
+    feature_overrides: str | None = field(
+        default=None, metadata={"help": "Changes to the feature extractor, for example hop_length=882"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions."""
+        if self.model_name_or_path and self.config_name:
+            raise UsageError(
+                "--model_name_or_path (fine-tune) and --config_name (train from scratch) exclude each other; give one."
+            )
+
+
+@dataclass
+class DataArguments:
+    """Which recordings to train on, how they are split, and how training clips are varied.
+
+    Attributes:
+        data_dir: Folder in AudioFolder layout.
+        dataset_name: Hub id of a data set, or `synthetic-notes`.
+        metadata: CSV with a `file_name`, a label and a `split` or `fold` column; paths are relative to `data_dir`.
+        label_column: Column with the label; several, joined by commas, for a regression with several outputs.
+        audio_column: Column with the audio of a Hub data set.
+        dataset_config_name: Configuration of the Hub data set.
+        problem_type: One of `PROBLEM_TYPES`.
+        data_license: Licence of the recordings, for the model card.
+        label_range: Lowest and highest regression label; the model then sees them scaled to 0 to 1.
+        unseen_labels: `error`, `keep` or `drop` for evaluation clips of a class that training does not have.
+        duplicates: `error` or `drop` for audio that is in two splits.
+        fold: Test fold of a `fold` column, or `all` for cross-validation.
+        validation_fraction: Share of the training clips set aside where the data has no validation split.
+        num_clips: Number of clips of `synthetic-notes`.
+        split_seed: Seed of everything random about the data itself: split and synthetic notes.
+        max_seconds: Longer training clips are cut to a random window of this length in seconds.
+        cache_dir: Folder for computed features.
+        num_feature_workers: Processes that compute features.
+        max_corrupt_fraction: Largest share of unreadable clips that is skipped instead of an error, 0 to 1.
+        augmentation: Changes to the defaults of `hf_audio_mamba.data.AugmentationConfig`, in the form of
+            `ModelArguments.config_overrides`, or `none`.
+    """
+
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of audio files with metadata.csv and/or train, validation, test."}
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id of a data set, or synthetic-notes (rendered on the spot)."}
+    )
+    metadata: str | None = field(
+        default=None, metadata={"help": "CSV with a split or fold column for the files of --data_dir."}
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Column with the label (several, joined by commas, for regression)."}
+    )
+    audio_column: str = field(default="audio", metadata={"help": "Audio column of a Hub data set."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    problem_type: str = field(
+        default="single_label_classification",
+        metadata={"help": "What the labels mean.", "choices": list(PROBLEM_TYPES)},
+    )
+    data_license: str = field(
+        default="not stated", metadata={"help": "Licence of the recordings, for the model card."}
+    )
+    label_range: list[float] | None = field(
+        default=None, metadata={"help": "Lowest and highest value of regression labels, scaled to 0 to 1."}
+    )
+    unseen_labels: str = field(
+        default="error",
+        metadata={
+            "help": "Validation and test clips of a class that training lacks: an error, keep or drop them.",
+            "choices": ["error", "keep", "drop"],
+        },
+    )
+    duplicates: str = field(
+        default="error",
+        metadata={
+            "help": "Audio that is in two splits: an error, or drop it from the earlier one.",
+            "choices": ["error", "drop"],
+        },
+    )
+    fold: str | None = field(
+        default=None, metadata={"help": "Fold to test on, or all: cross-validation over every fold."}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the training clips to validate on where there is no such split."}
+    )
+    num_clips: int = field(default=2000, metadata={"help": "Number of clips of synthetic-notes."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the validation split and of synthetic-notes."})
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Cut longer training clips to a random window of this many seconds."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder for computed features (default: below the Hugging Face cache)."}
+    )
+    num_feature_workers: int = field(default=2, metadata={"help": "Processes that compute features."})
+    max_corrupt_fraction: float = field(
+        default=0.01, metadata={"help": "Fail when more than this share of the clips cannot be read."}
+    )
+    augmentation: str | None = field(
+        default=None,
+        metadata={"help": "Changes to how training clips are varied, for example mixup_alpha=0.2,gain_db=3; or none."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions and values out of range."""
+        if (self.data_dir is None) == (self.dataset_name is None):
+            raise UsageError("Give the data as either --data_dir FOLDER or --dataset_name ID (one of them).")
+        if self.metadata is not None and self.data_dir is None:
+            raise UsageError("--metadata describes the files below --data_dir; give that folder too.")
+        if self.problem_type not in PROBLEM_TYPES:
+            raise UsageError(f"--problem_type {self.problem_type!r} is none of {', '.join(PROBLEM_TYPES)}.")
+        for name in ("validation_fraction", "max_corrupt_fraction"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+        for name in ("num_clips", "num_feature_workers"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.label_range is not None and len(self.label_range) != 2:
+            raise UsageError("--label_range takes two numbers, the lowest and the highest label.")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise UsageError(f"--max_seconds is {self.max_seconds}; it must be positive.")
+
+
+@dataclass
+class AudioTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for small audio models, and what this package adds.
+
+    Changed defaults: one evaluation and one checkpoint an epoch, the best one loaded at the end, two kept, cosine
+    schedule with a tenth of the steps as warm-up, callbacks (early stopping) restored on resume.
+
+    Attributes:
+        resume: Continue from the last complete checkpoint in `output_dir`.
+        overwrite_output_dir: Delete an earlier run in `output_dir` first.
+        allow_partial_resume: Accept a checkpoint without optimiser, schedule or random state; weights must be there.
+        early_stopping_patience: Stop after so many evaluations without a better validation metric.
+        floor: Also fit the floor that a sequence model has to beat (see `hf_audio_mamba.training.floor`).
+        bootstrap_resamples: Resamples for the 95 % interval of each test metric; 0 leaves it out.
+    """
+
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Clips in a batch, on each device."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips in a batch of evaluation."})
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training clips."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule: cosine, linear, constant, ..."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of linear warm-up; below 1: this share of all steps."}
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices (nothing else decays)."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to checkpoint: no, steps, epoch or best."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss: no, steps or epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep; the best one always."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Take the checkpoint with the best validation metric, not the last."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: the collator needs every column."}
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Continue early stopping where the checkpoint left it."}
+    )
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "Order of training clips; class_balanced draws every label equally often.",
+            "choices": ["random", "sequential", "group_by_length", "class_balanced"],
+        },
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Continue from the last complete checkpoint in --output_dir."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete an earlier run in --output_dir first."}
+    )
+    allow_partial_resume: bool = field(
+        default=False, metadata={"help": "Resume even where optimiser, schedule or random state is missing."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations without a better validation metric."}
+    )
+    floor: bool = field(
+        default=True, metadata={"help": "Also fit majority class and logistic regression on the same features."}
+    )
+    bootstrap_resamples: int = field(
+        default=1000, metadata={"help": "Resamples for the 95 percent intervals of test metrics; 0: none."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions, then let Transformers check and derive the rest."""
+        if not self.output_dir:
+            raise UsageError("--output_dir is missing: the folder for checkpoints, model and results.")
+        if self.resume and self.overwrite_output_dir:
+            raise UsageError("--resume and --overwrite_output_dir exclude each other; give one.")
+        if self.resume and self.resume_from_checkpoint:
+            raise UsageError("--resume finds the checkpoint itself; give either it or --resume_from_checkpoint.")
+        if self.remove_unused_columns:
+            raise UsageError("--remove_unused_columns must stay false: the audio collator needs every column.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise UsageError(f"--early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
+        if self.bootstrap_resamples < 0:
+            raise UsageError(f"--bootstrap_resamples is {self.bootstrap_resamples}; it must be 0 or more.")
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UsageError(f"Training arguments: {error}") from error
+
+
+def parse_assignments(text: str | None, *, option: str) -> dict[str, Any]:
+    """Read `name=value,name=value` or a JSON object.
+
+    Values are read as JSON (`3`, `1e-3`, `true`, `null`, `"3"`) and otherwise taken as plain text.
+
+    Args:
+        text: The text; None or empty gives an empty dict.
+        option: Name of the option it came from, for messages.
+
+    Raises:
+        UsageError: If a part is not `name=value`, a name comes twice, or the JSON is broken.
+    """
+    if text is None or not text.strip():
+        return {}
+    if text.lstrip().startswith("{"):
+        try:
+            loaded = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"{option} is not a valid JSON object: {error}") from error
+        return dict(loaded)
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator or not name:
+            raise UsageError(f"{option}: {part!r} is not name=value (use a JSON object for lists and commas).")
+        if name in values:
+            raise UsageError(f"{option}: {name!r} is given twice.")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+def check_names(values: Mapping[str, Any], known: Collection[str], *, option: str) -> None:
+    """Refuse names that do not exist, with the nearest one that does.
+
+    Raises:
+        UsageError: For the first unknown name.
+    """
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{option}: there is no {name!r}{nearest(name, known)}.")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Give `"; did you mean ...?"` for the closest known name, or nothing where none is close."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,266 @@
+"""Scores of audio classifiers and regressors, as plain functions and as `evaluate.Metric` classes.
+
+The classes are part of the package, so nothing is downloaded: `Accuracy().compute(predictions=..., references=...)`.
+
+Conventions: accuracy and micro F1 count clips, so for single-label problems they are equal; macro F1 and balanced
+accuracy are unweighted means over the classes that occur in the references; mean average precision is the step-wise
+sum over recall, averaged over the classes with at least one positive; R2 is taken about the mean of the references
+over the whole set, never averaged over batches, and may be negative.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn import metrics as sk
+
+from hf_audio_mamba.errors import UsageError
+
+Array = NDArray[Any]
+
+PRIMARY_METRIC = {
+    "single_label_classification": "accuracy",
+    "multi_label_classification": "mean_average_precision",
+    "regression": "r2",
+}
+"""The metric that picks the best checkpoint unless another is asked for."""
+
+
+def accuracy(references: ArrayLike, predictions: ArrayLike) -> float:
+    """Share of clips whose class index is right, 0 to 1; both `(clips,)`."""
+    return float(sk.accuracy_score(references, predictions))
+
+
+def balanced_accuracy(references: ArrayLike, predictions: ArrayLike) -> float:
+    """Mean recall over the classes that occur in the references, 0 to 1; both `(clips,)`."""
+    references, predictions = np.asarray(references), np.asarray(predictions)
+    return float(sk.recall_score(references, predictions, labels=np.unique(references), average="macro"))
+
+
+def f1(references: ArrayLike, predictions: ArrayLike, *, average: str) -> float:
+    """F1, 0 to 1.
+
+    Args:
+        references: Class indices `(clips,)` or indicators `(clips, labels)`.
+        predictions: In the same form.
+        average: `"macro"` (mean over the classes that occur in the references) or `"micro"` (over clips).
+    """
+    references, predictions = np.asarray(references), np.asarray(predictions)
+    if average == "micro":
+        return float(sk.f1_score(references, predictions, average="micro", zero_division=0.0))
+    present = np.flatnonzero(references.any(axis=0)) if references.ndim == 2 else np.unique(references)
+    if present.size == 0:
+        return 0.0
+    return float(sk.f1_score(references, predictions, labels=present, average="macro", zero_division=0.0))
+
+
+def mean_average_precision(references: ArrayLike, scores: ArrayLike) -> float:
+    """Mean over the labels that occur of the average precision, 0 to 1.
+
+    Args:
+        references: Indicators `(clips, labels)`.
+        scores: Logits or probabilities `(clips, labels)`; only their order counts.
+
+    Returns:
+        NaN where no label occurs at all.
+    """
+    references, scores = np.asarray(references), np.asarray(scores)
+    present = references.any(axis=0)
+    if not present.any():
+        return float("nan")
+    return float(sk.average_precision_score(references[:, present], scores[:, present], average="macro"))
+
+
+def r2(references: ArrayLike, predictions: ArrayLike) -> float:
+    """Coefficient of determination, mean over the outputs, at most 1; both `(clips,)` or `(clips, outputs)`."""
+    return float(sk.r2_score(references, predictions, multioutput="uniform_average"))
+
+
+def score(problem_type: str, references: ArrayLike, outputs: ArrayLike) -> dict[str, float]:
+    """All metrics of one problem type.
+
+    Args:
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
+        references: Class indices `(clips,)`, indicators `(clips, labels)` or targets `(clips, outputs)`.
+        outputs: Logits `(clips, labels)`, where a positive logit of a multi-label model means present, or predicted
+            values `(clips, outputs)`.
+
+    Returns:
+        Metric name to value.
+    """
+    references, outputs = np.asarray(references), np.asarray(outputs)
+    if problem_type == "single_label_classification":
+        predictions = outputs.argmax(axis=-1)
+        return {
+            "accuracy": accuracy(references, predictions),
+            "balanced_accuracy": balanced_accuracy(references, predictions),
+            "f1_macro": f1(references, predictions, average="macro"),
+            "f1_micro": f1(references, predictions, average="micro"),
+        }
+    if problem_type == "multi_label_classification":
+        present = (outputs > 0).astype(int)
+        references = references.astype(int)
+        return {
+            "mean_average_precision": mean_average_precision(references, outputs),
+            "f1_macro": f1(references, present, average="macro"),
+            "f1_micro": f1(references, present, average="micro"),
+        }
+    if problem_type == "regression":
+        references, outputs = references.reshape(len(outputs), -1), outputs.reshape(len(outputs), -1)
+        return {
+            "r2": r2(references, outputs),
+            "mean_absolute_error": float(np.abs(references - outputs).mean()),
+        }
+    raise UsageError(f"problem_type {problem_type!r} has no metrics; use one of {', '.join(PRIMARY_METRIC)}.")
+
+
+def bootstrap_intervals(
+    problem_type: str, references: ArrayLike, outputs: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile bootstrap interval of every metric, resampling clips with replacement.
+
+    Args:
+        problem_type: As in `score`.
+        references: As in `score`.
+        outputs: As in `score`.
+        resamples: Number of resamples.
+        seed: Of their draw; the same seed gives the same intervals.
+
+    Returns:
+        Metric name to `(low, high)`. Resamples in which a metric is undefined are left out of its interval.
+    """
+    references, outputs = np.asarray(references), np.asarray(outputs)
+    generator = np.random.default_rng(seed)
+    draws: dict[str, list[float]] = {}
+    for _ in range(resamples):
+        picked = generator.integers(0, len(references), len(references))
+        for name, value in score(problem_type, references[picked], outputs[picked]).items():
+            draws.setdefault(name, []).append(value)
+    low_high = {name: np.nanpercentile(values, [2.5, 97.5]) for name, values in draws.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in low_high.items()}
+
+
+class _PackageMetric(evaluate.Metric):
+    """Common parts: what the columns hold, and the call of the plain function."""
+
+    key: str
+    column: str = "int32"
+    description: str
+
+    def _info(self) -> Any:
+        several = self.config_name == "multilabel"
+        value = datasets.Value("float32" if self.column == "float32" else "int32")
+        feature = datasets.Sequence(value) if several else value
+        return evaluate.MetricInfo(
+            description=self.description,
+            citation="",
+            inputs_description="predictions and references, one entry a clip; config_name='multilabel' for one row a clip",
+            features=datasets.Features({"predictions": feature, "references": feature}),
+        )
+
+    def _score(self, references: Array, predictions: Array) -> float:
+        raise NotImplementedError
+
+    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        return {self.key: self._score(np.asarray(references), np.asarray(predictions))}
+
+
+class Accuracy(_PackageMetric):
+    """`accuracy` as an `evaluate.Metric`; computes `{"accuracy": value}` from class indices."""
+
+    key = "accuracy"
+    description = "Share of clips whose class is right."
+
+    def _score(self, references: Array, predictions: Array) -> float:
+        return accuracy(references, predictions)
+
+
+class BalancedAccuracy(_PackageMetric):
+    """`balanced_accuracy` as an `evaluate.Metric`; computes `{"balanced_accuracy": value}`."""
+
+    key = "balanced_accuracy"
+    description = "Mean recall over the classes that occur in the references."
+
+    def _score(self, references: Array, predictions: Array) -> float:
+        return balanced_accuracy(references, predictions)
+
+
+class MacroF1(_PackageMetric):
+    """Macro `f1` as an `evaluate.Metric`; computes `{"f1_macro": value}`; `config_name="multilabel"` for indicators."""
+
+    key = "f1_macro"
+    description = "Mean F1 over the classes that occur in the references."
+
+    def _score(self, references: Array, predictions: Array) -> float:
+        return f1(references, predictions, average="macro")
+
+
+class MicroF1(_PackageMetric):
+    """Micro `f1` as an `evaluate.Metric`; computes `{"f1_micro": value}`; `config_name="multilabel"` for indicators."""
+
+    key = "f1_micro"
+    description = "F1 over all decisions."
+
+    def _score(self, references: Array, predictions: Array) -> float:
+        return f1(references, predictions, average="micro")
+
+
+class R2(_PackageMetric):
+    """`r2` as an `evaluate.Metric`; computes `{"r2": value}`; `config_name="multilabel"` for several outputs."""
+
+    key = "r2"
+    column = "float32"
+    description = "Coefficient of determination about the mean of the references."
+
+    def _score(self, references: Array, predictions: Array) -> float:
+        return r2(references, predictions)
+
+
+class MeanAveragePrecision(_PackageMetric):
+    """`mean_average_precision` as an `evaluate.Metric`: predictions are scores, references indicators, row by row."""
+
+    key = "mean_average_precision"
+    description = "Mean over the labels that occur of the average precision."
+
+    def _info(self) -> Any:
+        info = super()._info()
+        info.features = datasets.Features(
+            {
+                "predictions": datasets.Sequence(datasets.Value("float32")),
+                "references": datasets.Sequence(datasets.Value("int32")),
+            }
+        )
+        return info
+
+    def _score(self, references: Array, predictions: Array) -> float:
+        return mean_average_precision(references, predictions)
+
+
+def trainer_metrics(problem_type: str) -> Callable[[Any], dict[str, float]]:
+    """The `compute_metrics` function of a Trainer for one problem type."""
+
+    def compute(prediction: Any) -> dict[str, float]:
+        outputs = prediction.predictions
+        outputs = outputs[0] if isinstance(outputs, tuple) else outputs
+        return score(problem_type, prediction.label_ids, outputs)
+
+    return compute
+
+
+def best_is_greater(metric: str) -> bool:
+    """Whether more of a metric is better: true of all but losses and errors."""
+    return not metric.endswith(("loss", "error"))
+
+
+def format_table(rows: Mapping[str, Mapping[str, str]], *, corner: str = "") -> str:
+    """Lay out rows of named cells as plain text, columns in order of first appearance."""
+    columns = list(dict.fromkeys(name for cells in rows.values() for name in cells))
+    table = [[corner, *columns]] + [[label, *(cells.get(name, "") for name in columns)] for label, cells in rows.items()]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns) + 1)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in table
+    )

@@ -1,0 +1,267 @@
+"""From arguments to a data set, a model that fits it, and features for both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.constants import HF_HOME
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+
+import hf_audio_mamba  # noqa: F401  # registers this package's models with the Auto classes
+from hf_audio_mamba.data import (
+    AudioDataset,
+    AugmentationConfig,
+    FeatureDataset,
+    FeatureTable,
+    compute_features,
+    load_audio_folder,
+)
+from hf_audio_mamba.errors import CheckpointError, UsageError
+from hf_audio_mamba.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    check_names,
+    nearest,
+    parse_assignments,
+)
+
+SYNTHETIC_NOTES = "synthetic-notes"
+
+
+def load_dataset(args: DataArguments) -> AudioDataset:
+    """Load the data set that the arguments describe.
+
+    Raises:
+        DataError: If it cannot be used.
+        UsageError: If options contradict it.
+    """
+    label_range = None if args.label_range is None else (args.label_range[0], args.label_range[1])
+    if args.data_dir is not None:
+        return load_audio_folder(
+            args.data_dir,
+            metadata=args.metadata,
+            label_column=args.label_column,
+            problem_type=args.problem_type,
+            fold=args.fold,
+            validation_fraction=args.validation_fraction,
+            label_range=label_range,
+            unseen_labels=args.unseen_labels,
+            duplicates=args.duplicates,
+            seed=args.split_seed,
+        )
+    if args.fold is not None:
+        raise UsageError("--fold belongs to --data_dir with a fold column.")
+    if args.dataset_name == SYNTHETIC_NOTES:
+        from hf_audio_mamba.data import synthetic_notes
+
+        return synthetic_notes(num_clips=args.num_clips, seed=args.split_seed)
+    from hf_audio_mamba.data import load_hub_dataset
+
+    return load_hub_dataset(
+        args.dataset_name,
+        config_name=args.dataset_config_name,
+        audio_column=args.audio_column,
+        label_column=args.label_column,
+        problem_type=args.problem_type,
+        validation_fraction=args.validation_fraction,
+        label_range=label_range,
+        seed=args.split_seed,
+    )
+
+
+def build_model(args: ModelArguments, dataset: AudioDataset) -> tuple[PreTrainedModel, Any]:
+    """Build or load the model and its feature extractor, with the labels of the data set.
+
+    A fine-tuned model gets a new head where its own has another size; everything else must fit.
+
+    Args:
+        args: Which model.
+        dataset: Gives label names and problem type.
+
+    Returns:
+        Model and feature extractor.
+
+    Raises:
+        UsageError: If an override does not exist or has an unusable value.
+        CheckpointError: If the model cannot be loaded or its weights do not fit its configuration.
+    """
+    source = args.model_name_or_path or args.config_name
+    revision = args.model_revision if args.model_name_or_path else "main"
+    config = _load_config(args, source, revision)
+    extractor = _load_feature_extractor(args, source, revision, config)
+    overrides = parse_assignments(args.config_overrides, option="--config_overrides")
+    _apply_overrides(config, overrides)
+    _match_bands(config, extractor, overrides)
+    config.id2label = dict(enumerate(dataset.label_names))
+    config.label2id = {name: index for index, name in enumerate(dataset.label_names)}
+    config.problem_type = dataset.problem_type
+    try:
+        config.validate()
+        if args.model_name_or_path:
+            return _load_weights(args.model_name_or_path, revision, config), extractor
+        return AutoModelForAudioClassification.from_config(config), extractor
+    except StrictDataclassError as error:
+        raise UsageError(f"The configuration is not valid: {error}") from error
+
+
+def _load_config(args: ModelArguments, source: str | None, revision: str) -> PreTrainedConfig:
+    try:
+        if source is None:
+            return AutoConfig.for_model(args.model_type)
+        return AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        what = f"--model_type {args.model_type}" if source is None else source
+        raise CheckpointError(f"{what}: no usable configuration of an audio model: {error}") from error
+
+
+def _load_feature_extractor(
+    args: ModelArguments, source: str | None, revision: str, config: PreTrainedConfig
+) -> Any:
+    try:
+        if source is None:
+            extractor = FEATURE_EXTRACTOR_MAPPING[type(config)]()
+        else:
+            extractor = AutoFeatureExtractor.from_pretrained(source, revision=revision)
+        overrides = parse_assignments(args.feature_overrides, option="--feature_overrides")
+        if not overrides:
+            return extractor
+        settings = extractor.to_dict()
+        check_names(overrides, settings, option="--feature_overrides")
+        settings.pop("feature_extractor_type", None)
+        # Sizes that follow from the others are derived again unless they are given.
+        settings.pop("feature_size", None)
+        return type(extractor)(**{**settings, **overrides})
+    except UsageError:
+        raise
+    except KeyError as error:
+        raise UsageError(f"--model_type {args.model_type} has no feature extractor of its own.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{source or args.model_type}: no usable feature extractor: {error}") from error
+
+
+def _apply_overrides(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> None:
+    known = {item.name for item in fields(config)} | set(config.attribute_map)
+    for name, value in overrides.items():
+        if name in ("id2label", "label2id", "num_labels", "problem_type"):
+            raise UsageError(f"--config_overrides: {name} follows from the data; leave it out.")
+        if name not in known:
+            raise UsageError(f"--config_overrides: there is no {name!r}{nearest(name, known)}")
+        try:
+            setattr(config, name, value)
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise UsageError(f"--config_overrides: {name}={value!r}: {error}") from error
+
+
+def _match_bands(config: PreTrainedConfig, extractor: Any, overrides: Mapping[str, Any]) -> None:
+    """Give the model as many input bands as the features have."""
+    feature_size = getattr(extractor, "feature_size", 1)
+    bands = feature_size if feature_size > 1 else getattr(extractor, "num_mel_bins", None)
+    if bands is None or not hasattr(config, "num_mel_bins") or config.num_mel_bins == bands:
+        return
+    if "num_mel_bins" in overrides:
+        raise UsageError(
+            f"--config_overrides num_mel_bins={config.num_mel_bins}, but the features have {bands} bands; "
+            "change the features (--feature_overrides) and the model follows."
+        )
+    config.num_mel_bins = bands
+
+
+def _load_weights(source: str, revision: str, config: PreTrainedConfig) -> PreTrainedModel:
+    if Path(source).is_dir():
+        from hf_audio_mamba.hub import check_model_folder
+
+        check_model_folder(source)
+    try:
+        model, info = AutoModelForAudioClassification.from_pretrained(
+            source, revision=revision, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: the weights cannot be loaded: {error}") from error
+    base = f"{model.base_model_prefix}."
+    damaged = [str(key) for what in ("missing_keys", "mismatched_keys") for key in info[what]]
+    body = [key for key in damaged if key.lstrip("('").startswith(base)]
+    if body:
+        raise CheckpointError(
+            f"{source} does not hold this model: {len(body)} tensors are missing or have another size "
+            f"({', '.join(sorted(body)[:3])} ...). Leave out --config_overrides, or train from scratch with --config_name."
+        )
+    return model
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """Features of one split and the labels of the clips that could be read, in the same order.
+
+    Attributes:
+        table: Features.
+        labels: Encoded labels.
+        names: Clip names.
+    """
+
+    table: FeatureTable
+    labels: list[Any]
+    names: list[str]
+
+
+def compute_split_features(
+    dataset: AudioDataset, feature_extractor: Any, args: DataArguments, *, progress: bool
+) -> dict[str, SplitFeatures]:
+    """Features of every split, from the cache where they are there."""
+    cache_dir = args.cache_dir or str(Path(HF_HOME) / "hf_audio_mamba" / "features")
+    splits = {}
+    for split, clips in dataset.splits.items():
+        table = compute_features(
+            clips,
+            feature_extractor,
+            cache_dir=cache_dir,
+            num_workers=args.num_feature_workers,
+            max_corrupt_fraction=args.max_corrupt_fraction,
+            progress=progress,
+        )
+        kept = [clips[index] for index in table.kept]
+        splits[split] = SplitFeatures(table, [dataset.encode(clip) for clip in kept], [clip.name for clip in kept])
+    return splits
+
+
+def augmentation_config(args: DataArguments) -> AugmentationConfig:
+    """The augmentation that `--augmentation` asks for: defaults, none at all, or defaults with changes."""
+    off = {item.name: type(item.default)(0) for item in fields(AugmentationConfig)}
+    if args.augmentation is None:
+        return AugmentationConfig()
+    if args.augmentation.strip().lower() == "none":
+        return AugmentationConfig(**off)
+    values = parse_assignments(args.augmentation, option="--augmentation")
+    check_names(values, off, option="--augmentation")
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UsageError(f"--augmentation: {name} must be a number, not {value!r}.")
+    return AugmentationConfig(**values)
+
+
+def training_dataset(
+    split: SplitFeatures, args: DataArguments, feature_extractor: Any, *, num_labels: int, seed: int
+) -> FeatureDataset:
+    """The training split with augmentation and, with `--max_seconds`, random windows."""
+    max_frames = None
+    if args.max_seconds is not None:
+        rate = getattr(feature_extractor, "frames_per_second", None)
+        if rate is None:
+            raise UsageError("--max_seconds: this feature extractor does not tell its frames per second.")
+        max_frames = max(1, round(args.max_seconds * rate))
+    return FeatureDataset(
+        split.table,
+        split.labels,
+        augmentation=augmentation_config(args),
+        seed=seed,
+        max_frames=max_frames,
+        num_labels=num_labels,
+    )

@@ -1,0 +1,198 @@
+"""A whole training run: data, features, model, training, evaluation, results on the disk."""
+
+import copy
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_audio_mamba.data import AudioCollator, AudioDataset, FeatureDataset
+from hf_audio_mamba.errors import UsageError
+from hf_audio_mamba.training import output_dir as outputs
+from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
+from hf_audio_mamba.training.cross_validation import cross_validate
+from hf_audio_mamba.training.floor import floor_scores, summarise
+from hf_audio_mamba.training.metrics import bootstrap_intervals, score
+from hf_audio_mamba.training.preparation import (
+    SplitFeatures,
+    build_model,
+    compute_split_features,
+    load_dataset,
+    training_dataset,
+)
+from hf_audio_mamba.training.report import ScoredSplit, describe_run, push, write_report
+from hf_audio_mamba.training.trainer import AudioTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: AudioTrainingArguments,
+    *,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Train a model, evaluate it once on the test split, and write everything into `output_dir`.
+
+    Written are the model and its feature extractor, `all_results.json`, `test_predictions.csv`, figures and a model
+    card; with `push_to_hub` all of it is uploaded at the end. The validation split chooses the checkpoint; the test
+    split is read once, after that.
+
+    Args:
+        model_args: Which model.
+        data_args: Which data; `fold="all"` trains one model for each fold in sub-folders.
+        training_args: How to train.
+        command: The command line, recorded with the results.
+
+    Returns:
+        What `all_results.json` holds.
+
+    Raises:
+        UsageError: If arguments contradict each other or the data.
+        DataError: If the data cannot be used.
+        CheckpointError: If a model or checkpoint cannot be used.
+        OutputError: If results cannot be written or the folder is in use.
+        HubError: If the upload failed; everything is in `output_dir` then.
+    """
+    # The Trainer would push on its own at each save; this package pushes the finished folder.
+    args = copy.copy(training_args)
+    args.push_to_hub = False
+    with _owned_folder(args) as folder:
+        if data_args.fold == "all":
+            def run_fold(fold_data: DataArguments, fold_folder: Path) -> dict[str, Any]:
+                fold_args = copy.copy(args)
+                fold_args.output_dir = str(fold_folder)
+                return _train_and_evaluate(model_args, fold_data, fold_args, fold_folder, command=command)
+
+            return cross_validate(data_args, folder, run_fold, is_main=args.process_index == 0)
+        results = _train_and_evaluate(model_args, data_args, args, folder, command=command)
+        if training_args.push_to_hub and args.process_index == 0:
+            push(folder, training_args)
+    return results
+
+
+@contextmanager
+def _owned_folder(args: AudioTrainingArguments) -> Iterator[Path]:
+    """Claim the output folder in the main process; the others wait until it is ready."""
+    if args.process_index == 0:
+        with outputs.claimed(str(args.output_dir)) as folder:
+            outputs.prepare(folder, args)
+            yield folder
+    else:
+        yield Path(str(args.output_dir))
+
+
+def _train_and_evaluate(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: AudioTrainingArguments,
+    folder: Path,
+    *,
+    command: str | None,
+) -> dict[str, Any]:
+    """One run in a folder that this process holds; see `run`."""
+    if args.resume and (finished := outputs.finished_results(folder)) is not None:
+        logger.warning("%s holds a finished run; nothing is left to do.", folder)
+        return finished
+    dataset = load_dataset(data_args)
+    _fit_to_splits(args, dataset)
+    set_seed(args.seed)
+    model, feature_extractor = build_model(model_args, dataset)
+    with args.main_process_first(desc="features"):
+        splits = compute_split_features(
+            dataset, feature_extractor, data_args, progress=args.process_index == 0 and sys.stderr.isatty()
+        )
+    trainer = AudioTrainer(
+        model,
+        args,
+        data_collator=AudioCollator(feature_extractor),
+        train_dataset=training_dataset(
+            splits["train"], data_args, feature_extractor, num_labels=len(dataset.label_names), seed=args.seed
+        ),
+        eval_dataset=_evaluation_dataset(splits["validation"]) if "validation" in splits else None,
+        feature_extractor=feature_extractor,
+        train_labels=splits["train"].labels,
+    )
+    start = time.perf_counter()
+    trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or args.resume)
+    seconds = time.perf_counter() - start
+    scored = {
+        split: _score_split(trainer, dataset, splits[split]) for split in ("validation", "test") if split in splits
+    }
+    results = describe_run(
+        dataset, splits, trainer, (model_args, data_args, args), train_seconds=seconds, command=command
+    )
+    results["train_loss"] = trained.training_loss
+    results["metrics"] = {split: values.metrics for split, values in scored.items()}
+    if trainer.is_world_process_zero():
+        results["intervals"] = _intervals(dataset, scored, args)
+        results["floor"] = _floor(dataset, splits) if args.floor else {}
+        trainer.save_final_model(folder)
+        write_report(folder, results, dataset, splits, scored, trainer.state.log_history)
+    return results
+
+
+def _fit_to_splits(args: AudioTrainingArguments, dataset: AudioDataset) -> None:
+    """Without a validation split nothing can choose a checkpoint: the last one is the result."""
+    if "validation" in dataset.splits:
+        return
+    if args.early_stopping_patience is not None:
+        raise UsageError(
+            f"--early_stopping_patience needs a validation split, which {dataset.name} does not have; "
+            "set --validation_fraction above 0."
+        )
+    logger.warning("%s has no validation split; the model of the last step is the result.", dataset.name)
+    args.eval_strategy = IntervalStrategy.NO
+    args.load_best_model_at_end = False
+    args.metric_for_best_model = None
+
+
+def _evaluation_dataset(split: SplitFeatures) -> FeatureDataset:
+    return FeatureDataset(split.table, split.labels)
+
+
+def _score_split(trainer: AudioTrainer, dataset: AudioDataset, split: SplitFeatures) -> ScoredSplit:
+    """Outputs of the trained model for a split, regression values in the unit of the labels, and their metrics."""
+    prediction = trainer.predict(_evaluation_dataset(split))
+    outputs_ = prediction.predictions
+    outputs_ = outputs_[0] if isinstance(outputs_, tuple) else outputs_
+    references = np.asarray(prediction.label_ids)
+    if dataset.problem_type == "regression":
+        outputs_ = np.asarray([dataset.decode_regression(row) for row in outputs_.reshape(len(references), -1)])
+        references = np.asarray([dataset.decode_regression(row) for row in references.reshape(len(references), -1)])
+    return ScoredSplit(references, outputs_, score(dataset.problem_type, references, outputs_))
+
+
+def _intervals(
+    dataset: AudioDataset, scored: dict[str, ScoredSplit], args: AudioTrainingArguments
+) -> dict[str, tuple[float, float]]:
+    if "test" not in scored or not args.bootstrap_resamples:
+        return {}
+    return bootstrap_intervals(
+        dataset.problem_type,
+        scored["test"].references,
+        scored["test"].outputs,
+        resamples=args.bootstrap_resamples,
+        seed=args.seed,
+    )
+
+
+def _floor(dataset: AudioDataset, splits: dict[str, SplitFeatures]) -> dict[str, dict[str, dict[str, float]]]:
+    logger.info("Fitting the floor: majority class and a linear model on features averaged over time.")
+    summaries = {
+        name: (
+            summarise(split.table.load(index) for index in range(len(split.table))),
+            np.asarray(split.labels),
+        )
+        for name, split in splits.items()
+    }
+    train = summaries.pop("train")
+    return floor_scores(dataset.problem_type, train, summaries, num_labels=len(dataset.label_names))
