@@ -2,6 +2,7 @@
 
 from hf_audio_mamba.hub.card_data import CardData, DataDescription, MetricValue, SplitSize
 from hf_audio_mamba.hub.model_card import command_line, render_model_card
+from hf_audio_mamba.hub.push import push_folder
 
 __all__ = [
     "CardData",
@@ -9,5 +10,6 @@ __all__ = [
     "MetricValue",
     "SplitSize",
     "command_line",
+    "push_folder",
     "render_model_card",
 ]

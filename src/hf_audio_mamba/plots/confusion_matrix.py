@@ -41,9 +41,7 @@ def draw_confusion_matrix(
     counts = _count_pairs(y_true, y_pred, len(label_names))
     clips = int(counts.sum())
     row_sums = counts.sum(axis=1, keepdims=True)
-    shares = np.ma.masked_array(
-        counts / np.maximum(row_sums, 1), mask=np.broadcast_to(row_sums == 0, counts.shape)
-    )
+    shares = np.ma.masked_array(counts / np.maximum(row_sums, 1), mask=np.broadcast_to(row_sums == 0, counts.shape))
 
     classes = len(label_names)
     side = min(max(4.0, 0.5 * classes) if classes <= MAX_CLASSES_WITH_COUNTS else 3.0 + 0.14 * classes, 26.0)
@@ -84,18 +82,14 @@ def _count_pairs(y_true: ArrayLike, y_pred: ArrayLike, classes: int) -> NDArray[
     """Count clips by (true class, predicted class): `(classes, classes)`."""
     true, predicted = np.asarray(y_true), np.asarray(y_pred)
     if true.ndim != 1 or true.shape != predicted.shape:
-        raise DataError(
-            f"y_true {true.shape} and y_pred {predicted.shape} must both hold one class index per clip"
-        )
+        raise DataError(f"y_true {true.shape} and y_pred {predicted.shape} must both hold one class index per clip")
     if true.size == 0:
         raise DataError("a confusion matrix needs at least one clip")
     for name, values in (("y_true", true), ("y_pred", predicted)):
         if not np.issubdtype(values.dtype, np.integer):
             raise DataError(f"{name} must hold class indices (integers), not {values.dtype}")
         if values.min() < 0 or values.max() >= classes:
-            raise DataError(
-                f"{name} holds class {values.max()} or {values.min()}, but there are {classes} label names"
-            )
+            raise DataError(f"{name} holds class {values.max()} or {values.min()}, but there are {classes} label names")
     pairs = true.astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 _NOT_A_METRIC = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-def draw_learning_curves(
-    log_history: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None
-) -> "Figure":
+def draw_learning_curves(log_history: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None) -> "Figure":
     """Draw training and validation loss, and the validation metrics beside them.
 
     Args:
@@ -32,9 +30,7 @@ def draw_learning_curves(
     """
     losses = {"training": _series(log_history, "loss"), "validation": _series(log_history, "eval_loss")}
     if not any(losses.values()):
-        raise DataError(
-            "log_history holds no 'loss' and no 'eval_loss': was anything trained, with logging on?"
-        )
+        raise DataError("log_history holds no 'loss' and no 'eval_loss': was anything trained, with logging on?")
     names = list(metrics) if metrics is not None else _logged_metrics(log_history)
     curves = {name: _series(log_history, f"eval_{name}") for name in names}
     for name, points in curves.items():
@@ -72,9 +68,7 @@ def save_learning_curves(
 
 def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """Points (epoch, value) in the order of the epochs; of two values for one epoch the later one counts."""
-    points = {
-        float(entry["epoch"]): float(entry[key]) for entry in log_history if key in entry and "epoch" in entry
-    }
+    points = {float(entry["epoch"]): float(entry[key]) for entry in log_history if key in entry and "epoch" in entry}
     return sorted(points.items())
 
 

@@ -45,9 +45,7 @@ def draw_regression_scatter(y_true: ArrayLike, y_pred: ArrayLike, names: Sequenc
     return figure
 
 
-def save_regression_scatter(
-    y_true: ArrayLike, y_pred: ArrayLike, names: Sequence[str], path: str | Path
-) -> Path:
+def save_regression_scatter(y_true: ArrayLike, y_pred: ArrayLike, names: Sequence[str], path: str | Path) -> Path:
     """Write the figure of `draw_regression_scatter` as PNG.
 
     Raises:
@@ -63,9 +61,7 @@ def _as_columns(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[0] == 0:
-        raise DataError(
-            f"{name} must be (clips,) or (clips, outputs) with at least one clip, not {array.shape}"
-        )
+        raise DataError(f"{name} must be (clips,) or (clips, outputs) with at least one clip, not {array.shape}")
     if not np.isfinite(array).all():
         raise DataError(f"{name} holds values that are not finite")
     return array
@@ -78,9 +74,7 @@ def _draw_output(axes: "Axes", true: NDArray[np.float64], predicted: NDArray[np.
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color="0.5", linewidth=1, linestyle="--", label="perfect")
     # Thousands of clips overlap; thin paint shows where they crowd.
-    axes.scatter(
-        true, predicted, s=14, alpha=min(0.8, max(0.3, 100 / len(true))), linewidths=0, color="tab:blue"
-    )
+    axes.scatter(true, predicted, s=14, alpha=min(0.8, max(0.3, 100 / len(true))), linewidths=0, color="tab:blue")
     axes.set(xlim=limits, ylim=limits, xlabel=f"true {name}", ylabel=f"predicted {name}", aspect="equal")
     axes.set_title(f"{name}: {_r2_text(true, predicted)}, {len(true)} clips")
     axes.legend(loc="upper left", frameon=False)

@@ -97,9 +97,7 @@ def save_spectrogram_scores(
         OutputError: If the file cannot be written.
         MissingExtraError: If matplotlib is not installed.
     """
-    figure = draw_spectrogram_scores(
-        log_mel, frames_per_second, scores, title=title, band_frequencies=band_frequencies
-    )
+    figure = draw_spectrogram_scores(log_mel, frames_per_second, scores, title=title, band_frequencies=band_frequencies)
     return save_figure(figure, path)
 
 
@@ -110,9 +108,7 @@ def _as_level(log_mel: ArrayLike, band_frequencies: Sequence[float] | None) -> N
     if not np.isfinite(level).all():
         raise DataError("log_mel holds values that are not finite")
     if band_frequencies is not None and len(band_frequencies) != level.shape[1]:
-        raise DataError(
-            f"{len(band_frequencies)} band_frequencies do not fit log_mel with {level.shape[1]} bands"
-        )
+        raise DataError(f"{len(band_frequencies)} band_frequencies do not fit log_mel with {level.shape[1]} bands")
     return level
 
 
@@ -122,10 +118,7 @@ def _mean_scores(segments: Sequence[ScoredSegment]) -> dict[str, float]:
     if duration <= 0 or any(segment.end_s <= segment.start_s for segment in segments):
         raise DataError("every scored segment must end after it starts")
     names = dict.fromkeys(name for segment in segments for name in segment.scores)
-    return {
-        name: sum(s.scores.get(name, 0.0) * (s.end_s - s.start_s) for s in segments) / duration
-        for name in names
-    }
+    return {name: sum(s.scores.get(name, 0.0) * (s.end_s - s.start_s) for s in segments) / duration for name in names}
 
 
 def _top_labels(scores: Mapping[str, float]) -> dict[str, float]:
