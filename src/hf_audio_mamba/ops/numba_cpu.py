@@ -1,0 +1,67 @@
+"""The CPU backend of compiled numba kernels: the door to it, which can be imported where numba is missing.
+
+Kernels are compiled at their first call (some seconds) and kept on disk for later processes, where numba finds a place
+for them that can be written to.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+@cache
+def unavailable_reason() -> str | None:
+    """Why this backend cannot be used here, or None if it can."""
+    try:
+        import hf_audio_mamba.ops.numba_scan  # noqa: F401  # whether this works is the question
+    except Exception as error:  # numba refuses some versions of numpy and Python with errors of many types
+        return f"numba does not work here ({type(error).__name__}: {error}); install it with: pip install -U numba"
+    return None
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    *,
+    dt_softplus: bool,
+    reverse: bool,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Selective scan; arguments and results as in `hf_audio_mamba.ops.reference.selective_scan`, all on the CPU.
+
+    Differentiable once in every tensor, and through both results. Gradients do not depend on the number of threads,
+    not even in their last bit. Tensors may be any views; only those whose last dimension is not contiguous are copied.
+    Half precision is converted to float32 (a copy) and the output back.
+    """
+    from hf_audio_mamba.ops.numba_scan import scan
+
+    operands = [
+        tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
+        for tensor in (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    ]
+    checkpoints = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in operands)
+    y, last_state, _ = scan(*operands, dt_softplus, reverse, checkpoints)
+    return y.to(x.dtype), last_state
+
+
+def causal_conv1d_silu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool, initial_state: Tensor | None
+) -> Tensor:
+    """Causal convolution + SiLU; arguments and result as in `hf_audio_mamba.ops.reference.causal_conv1d_silu`.
+
+    Differentiable once in every tensor; any views, dtypes and threads as for `selective_scan`.
+    """
+    from hf_audio_mamba.ops.numba_conv import conv
+
+    operands = [
+        tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
+        for tensor in (x, weight, bias, initial_state)
+    ]
+    return conv(*operands, reverse).to(x.dtype)

@@ -1,0 +1,239 @@
+"""The selective scan's numba kernels as an operator of torch: memory, work items, threads, gradients.
+
+Registered with torch.library, so that torch.compile and torch.export see one opaque node and its gradient.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_audio_mamba.ops import numba_scan_backward as backward_kernels
+from hf_audio_mamba.ops import numba_scan_forward as forward_kernels
+from hf_audio_mamba.ops.numba_blocks import (
+    ABSENT,
+    TILE,
+    address_of,
+    contiguous,
+    count_blocks,
+    partition_channels,
+    scratch_memory,
+    stream_of,
+    with_unit_stride,
+)
+from hf_audio_mamba.ops.numba_intrinsics import LANES
+from hf_audio_mamba.ops.numba_scan_forward import ScanInputs, ScanLayout
+from hf_audio_mamba.ops.numba_threads import run_items
+
+_SERIAL_UPDATES = 100_000  # state updates below which starting threads costs more than it saves
+
+
+@dataclass(frozen=True)
+class ScanTensors:
+    """Operands of one scan: float32 on the CPU."""
+
+    x: Tensor  # (batch, length, channels), as are dt and z
+    dt: Tensor
+    A: Tensor  # (channels, state)
+    B: Tensor  # (batch, length, groups, state)
+    C: Tensor
+    D: Tensor | None  # (channels,)
+    z: Tensor | None
+    dt_bias: Tensor | None
+    initial_state: Tensor | None  # (batch, channels, state)
+
+    def __post_init__(self) -> None:
+        """Copy what kernels cannot read where it lies."""
+        for name in ("x", "dt", "B", "C", "z"):
+            object.__setattr__(self, name, with_unit_stride(getattr(self, name)))
+        for name in ("A", "D", "dt_bias", "initial_state"):
+            object.__setattr__(self, name, contiguous(getattr(self, name)))
+
+
+def _count_slots(length: int) -> int:
+    """State slots of a batch row with checkpoints: one a tile, and one for the last state."""
+    return -(-length // TILE) + 1
+
+
+def _layout(x: Tensor, B: Tensor, dt_softplus: bool, checkpoints: bool) -> ScanLayout:
+    batch, length, channels = x.shape
+    groups, state = B.shape[2:]
+    slots = _count_slots(length) if checkpoints else 1
+    return ScanLayout(partition_channels(batch, channels, groups), length, state, slots, int(dt_softplus))
+
+
+def _inputs(operands: ScanTensors, states: Tensor, layout: ScanLayout, reverse: bool) -> tuple[ScanInputs, Tensor]:
+    """Kernel arguments, and the packed parameters that must outlive the kernel."""
+    parameters = torch.empty(layout.partition.blocks, layout.state + 3, LANES)
+    addresses = [address_of(tensor) for tensor in (operands.A, operands.D, operands.dt_bias)]
+    forward_kernels.pack_parameters(layout, parameters.data_ptr(), *addresses)
+    inputs = ScanInputs(
+        stream_of(operands.x, reverse),
+        stream_of(operands.dt, reverse),
+        stream_of(operands.z, reverse),
+        stream_of(operands.B, reverse),
+        stream_of(operands.C, reverse),
+        operands.B.stride(2),
+        operands.C.stride(2),
+        parameters.data_ptr(),
+        states.data_ptr(),
+    )
+    return inputs, parameters
+
+
+def _is_small(layout: ScanLayout, batch: int) -> bool:
+    return batch * layout.length * layout.partition.channels * layout.state < _SERIAL_UPDATES
+
+
+@torch.library.custom_op("hf_audio_mamba::numba_scan", mutates_args=())
+def scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    dt_softplus: bool,
+    reverse: bool,
+    checkpoints: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the scan on float32 tensors; shapes as in `ScanTensors`.
+
+    Returns:
+        Output (batch, length, channels), last state (batch, channels, state), and with `checkpoints` the states
+        (batch, slots, blocks, state, lanes) that the gradient needs, else an empty tensor.
+    """
+    operands = ScanTensors(x, dt, A, B, C, D, z, dt_bias, initial_state)
+    batch, length, channels = x.shape
+    layout = _layout(x, B, dt_softplus, checkpoints)
+    y = torch.empty(batch, length, channels)
+    last_state = torch.empty(batch, channels, layout.state)
+    states = torch.empty(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
+    inputs, _parameters = _inputs(operands, states, layout, reverse)
+    first_state = address_of(operands.initial_state)
+
+    def task(first: int, last: int) -> None:
+        _memory, scratch = scratch_memory(forward_kernels.FORWARD_SCRATCH_BYTES)
+        forward_kernels.scan_forward(
+            layout, inputs, stream_of(y, reverse), first_state, last_state.data_ptr(), scratch, first, last
+        )
+
+    run_items(task, batch * layout.partition.groups * layout.partition.chunks, serial=_is_small(layout, batch))
+    return y, last_state, states if checkpoints else torch.empty(0)
+
+
+@scan.register_fake
+def _scan_fake(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    dt_softplus: bool,
+    reverse: bool,
+    checkpoints: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, channels = x.shape
+    groups, state = B.shape[2:]
+    states = (batch, _count_slots(length), count_blocks(channels, groups), state, LANES) if checkpoints else (0,)
+    return x.new_empty(x.shape), x.new_empty(batch, channels, state), x.new_empty(states)
+
+
+@torch.library.custom_op("hf_audio_mamba::numba_scan_backward", mutates_args=())
+def scan_gradients(
+    dy: Tensor,
+    dlast_state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    states: Tensor,
+    dt_softplus: bool,
+    reverse: bool,
+) -> list[Tensor]:
+    """Gradients of x, dt, A, B, C, D, z, dt_bias, initial_state; an empty tensor where the operand is None."""
+    operands = ScanTensors(x, dt, A, B, C, D, z, dt_bias, initial_state)
+    layout = _layout(x, B, dt_softplus, checkpoints=True)
+    batch, state, partition = x.shape[0], layout.state, layout.partition
+    inputs, _parameters = _inputs(operands, states, layout, reverse)
+    results = [torch.empty(0 if tensor is None else tensor.shape) for tensor in vars(operands).values()]
+    dx, ddt, dA, dB, dC, dD, dz, dbias, dinitial = results
+    parts = torch.empty(2, batch, partition.groups, partition.chunks, layout.length, state)
+    dparameters = torch.empty(batch, partition.blocks, state + 2, LANES)
+    dstates = torch.empty(batch, partition.blocks, state, LANES)
+    dy = with_unit_stride(dy)
+    dlast_state = contiguous(dlast_state)
+    gradients = backward_kernels.ScanGradients(
+        stream_of(dy, reverse),
+        address_of(dlast_state),
+        stream_of(dx, reverse),
+        stream_of(ddt, reverse),
+        ABSENT if z is None else stream_of(dz, reverse),
+        parts[0].data_ptr(),
+        parts[1].data_ptr(),
+        dparameters.data_ptr(),
+        dstates.data_ptr(),
+        address_of(dinitial),
+    )
+
+    def task(first: int, last: int) -> None:
+        _memory, scratch = scratch_memory(backward_kernels.scratch_bytes(state))
+        backward_kernels.scan_backward(layout, inputs, gradients, scratch, first, last)
+
+    run_items(task, batch * partition.groups * partition.chunks, serial=_is_small(layout, batch))
+    addresses = [address_of(tensor) for tensor in (dA, dD, dbias, dB, dC)]
+    backward_kernels.scan_reduce(layout, batch, gradients, *addresses, int(reverse))
+    return results
+
+
+@scan_gradients.register_fake
+def _scan_gradients_fake(
+    dy: Tensor,
+    dlast_state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    states: Tensor,
+    dt_softplus: bool,
+    reverse: bool,
+) -> list[Tensor]:
+    operands = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    return [x.new_empty(0 if tensor is None else tensor.shape) for tensor in operands]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *operands, dt_softplus, reverse, _ = inputs
+    ctx.save_for_backward(*operands, output[2])
+    ctx.flags = (dt_softplus, reverse)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, dy: Tensor | None, dlast_state: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    *operands, states = ctx.saved_tensors
+    if dy is None:
+        dy = torch.zeros_like(operands[0])
+    gradients = scan_gradients(dy, dlast_state, *operands, states, *ctx.flags)
+    wanted = [None if tensor is None else gradient for tensor, gradient in zip(operands, gradients, strict=True)]
+    return (*wanted, None, None, None)
+
+
+scan.register_autograd(_differentiate, setup_context=_setup_context)

@@ -1,0 +1,369 @@
+"""numba kernel of the selective scan's backward pass.
+
+Tiles are visited from the last to the first. For each block and state the tile's decay factors and states are computed
+again from the checkpoint at its start, then the gradient of the state runs backwards through it in a register. The
+gradients of B and C, sums over channels, gather as vectors over the blocks of a work item and are added across lanes
+once a tile; those of work items are added in order afterwards. No two threads write to one place, and no sum depends
+on their number.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from hf_audio_mamba.ops.numba_blocks import (
+    SOURCE_STAMP,
+    TILE,
+    TILE_BYTES,
+    ZERO,
+    Rows,
+    Stream,
+    gather_lanes,
+    item_place,
+    pack_state,
+    rows_of,
+    scatter_lanes,
+    unpack_state,
+)
+from hf_audio_mamba.ops.numba_intrinsics import (
+    BYTES,
+    LANES,
+    broadcast,
+    exp2,
+    exp2_clamped,
+    fma,
+    larger_magnitude,
+    load,
+    load_scalar,
+    max_lanes,
+    prefetch,
+    sigmoid,
+    softplus,
+    splat,
+    store,
+    store_scalar,
+    sum_lanes,
+)
+from hf_audio_mamba.ops.numba_scan_forward import EXP2_RANGE, state_address
+
+_LN2 = np.float32(0.6931471805599453)
+_ONE = np.float32(1.0)
+
+# Scratch of a thread: rows of one tile of a block ...
+_STEP = 0  # step size after softplus
+_INFLOW = 1 * TILE_BYTES  # step x input
+_OUTPUT = 2 * TILE_BYTES  # output before the gate
+_INPUT = 3 * TILE_BYTES
+_DY = 4 * TILE_BYTES  # gradient of the output before the gate
+_DGATE = 5 * TILE_BYTES  # gradient of z over the output before the gate
+_SLOPE = 6 * TILE_BYTES  # derivative of softplus
+_DINFLOW = 7 * TILE_BYTES
+_DEXPONENT = 8 * TILE_BYTES  # gradient of the step size through the decay, over ln 2
+_DECAY = 9 * TILE_BYTES  # of one state
+_H = 10 * TILE_BYTES  # states before and after each step: TILE + 1 vectors
+_PADDED = 12 * TILE_BYTES  # four inputs and three gradients of a block with fewer channels than lanes
+# ... then the tile's sums over channels for every state: dB, dC.
+_SUMS = 19 * TILE_BYTES
+
+
+class ScanGradients(NamedTuple):
+    """Where the backward pass reads and writes gradients."""
+
+    dy: Stream
+    dlast_state: int  # (batch, channels, state), 0 if absent
+    dx: Stream
+    ddt: Stream
+    dz: Stream  # absent with z
+    dB_parts: int  # (batch, groups, chunks, length, state) in scan order
+    dC_parts: int
+    dparameters: int  # (batch, blocks, state + 2, LANES): A, then D, dt_bias
+    dstates: int  # (batch, blocks, state, LANES)
+    dfirst_state: int  # (batch, channels, state), 0 if not wanted
+
+
+def scratch_bytes(state: int) -> int:
+    """Scratch that one thread of the backward pass needs."""
+    return _SUMS + 2 * state * TILE_BYTES
+
+
+def _make_recompute(power):  # type: ignore[no-untyped-def]
+    """Decay factors and states of one state over the tile, and what it adds to the output."""
+
+    @njit
+    def recompute(scratch, rows, A, state, B, C):  # type: ignore[no-untyped-def]
+        rate = load(A)
+        h = load(state)
+        store(scratch + _H, h)
+        for t in range(rows):
+            place = scratch + t * BYTES
+            decay = power(load(place + _STEP) * rate)
+            store(place + _DECAY, decay)
+            h = fma(decay, h, load(place + _INFLOW) * broadcast(B.address + t * B.step))
+            store(place + _H + BYTES, h)
+            store(place + _OUTPUT, fma(h, broadcast(C.address + t * C.step), load(place + _OUTPUT)))
+
+    return recompute
+
+
+_recompute = _make_recompute(exp2)
+_recompute_clamped = _make_recompute(exp2_clamped)
+
+
+@njit
+def _retreat(scratch, rows, A, dA, dstate, B, C, dB, dC):  # type: ignore[no-untyped-def]
+    """Carry the gradient of one state backwards through the tile."""
+    rate = load(A)
+    drate = load(dA)
+    dh = load(dstate)
+    for back in range(rows):
+        t = rows - 1 - back
+        place = scratch + t * BYTES
+        dy = load(place + _DY)
+        dh = fma(dy, broadcast(C.address + t * C.step), dh)
+        store(dC + t * BYTES, fma(dy, load(place + _H + BYTES), load(dC + t * BYTES)))
+        store(dB + t * BYTES, fma(dh, load(place + _INFLOW), load(dB + t * BYTES)))
+        inflow = fma(dh, broadcast(B.address + t * B.step), load(place + _DINFLOW))
+        store(place + _DINFLOW, inflow)
+        dh = dh * load(place + _DECAY)
+        dexponent = dh * load(place + _H)
+        store(place + _DEXPONENT, fma(dexponent, rate, load(place + _DEXPONENT)))
+        drate = fma(dexponent, load(place + _STEP), drate)
+    store(dA, drate)
+    store(dstate, dh)
+
+
+@njit
+def _enter_tile(scratch, rows, record, drecord, x, dt, z, dy, apply_softplus):  # type: ignore[no-untyped-def]
+    """Fill the scratch rows, add to the gradient of D, return the largest exponent of the tile."""
+    skip = load(record)
+    bias = load(record + BYTES)
+    dskip = load(drecord)
+    zero = splat(ZERO)
+    one = splat(_ONE)
+    largest = zero
+    for t in range(rows):
+        prefetch(x.address + (t - TILE) * x.step)
+        prefetch(dt.address + (t - TILE) * dt.step)
+        prefetch(dy.address + (t - TILE) * dy.step)
+        place = scratch + t * BYTES
+        value = load(x.address + t * x.step)
+        step = load(dt.address + t * dt.step) + bias
+        slope = one
+        if apply_softplus:
+            slope = sigmoid(step)
+            step = softplus(step)
+        largest = larger_magnitude(step, largest)
+        gradient = load(dy.address + t * dy.step)
+        if z.address != 0:
+            prefetch(z.address + (t - TILE) * z.step)
+            gate = load(z.address + t * z.step)
+            open_ = sigmoid(gate)
+            store(place + _DGATE, gradient * (open_ * fma(gate, one - open_, one)))
+            gradient = gradient * (gate * open_)
+        dskip = fma(gradient, value, dskip)
+        store(place + _STEP, step)
+        store(place + _INFLOW, step * value)
+        store(place + _OUTPUT, skip * value)
+        store(place + _INPUT, value)
+        store(place + _DY, gradient)
+        store(place + _SLOPE, slope)
+        store(place + _DINFLOW, zero)
+        store(place + _DEXPONENT, zero)
+    store(drecord, dskip)
+    return max_lanes(largest * load(record + 2 * BYTES))
+
+
+@njit
+def _leave_tile(scratch, rows, record, drecord, dx, ddt, dz):  # type: ignore[no-untyped-def]
+    """Write the gradients of x, dt and z, add to the one of dt_bias."""
+    skip = load(record)
+    dbias = load(drecord + BYTES)
+    ln2 = splat(_LN2)
+    for t in range(rows):
+        place = scratch + t * BYTES
+        dinflow = load(place + _DINFLOW)
+        through_skip = load(place + _DY) * skip
+        store(dx.address + t * dx.step, fma(dinflow, load(place + _STEP), through_skip))
+        dstep = fma(dinflow, load(place + _INPUT), load(place + _DEXPONENT) * ln2) * load(place + _SLOPE)
+        dbias = dbias + dstep
+        store(ddt.address + t * ddt.step, dstep)
+        if dz.address != 0:
+            store(dz.address + t * dz.step, load(place + _DGATE) * load(place + _OUTPUT))
+    store(drecord + BYTES, dbias)
+
+
+@njit
+def _backward_states(layout, scratch, rows, record, drecord, state, dstate, B, C, inside):  # type: ignore[no-untyped-def]
+    """All states of one tile of one block."""
+    for n in range(layout.state):
+        A = record + n * BYTES
+        B_n = Rows(B.address + 4 * n, B.step)
+        C_n = Rows(C.address + 4 * n, C.step)
+        if inside:
+            _recompute(scratch, rows, A, state + n * BYTES, B_n, C_n)
+        else:
+            _recompute_clamped(scratch, rows, A, state + n * BYTES, B_n, C_n)
+        dB = scratch + _SUMS + n * TILE_BYTES
+        dC = dB + layout.state * TILE_BYTES
+        _retreat(scratch, rows, A, drecord + n * BYTES, dstate + n * BYTES, B_n, C_n, dB, dC)
+
+
+@njit
+def _backward_block(layout, scratch, rows, count, record, drecord, state, dstate, reads, writes, B, C):  # type: ignore[no-untyped-def]
+    """One tile of one block; reads are x, dt, z, dy and writes dx, ddt, dz."""
+    x, dt, z, dy = reads
+    dx, ddt, dz = writes
+    padded = scratch + _PADDED
+    if count < LANES:
+        x = gather_lanes(padded, x, rows, count)
+        dt = gather_lanes(padded + TILE_BYTES, dt, rows, count)
+        z = gather_lanes(padded + 2 * TILE_BYTES, z, rows, count)
+        dy = gather_lanes(padded + 3 * TILE_BYTES, dy, rows, count)
+        dx = Rows(padded + 4 * TILE_BYTES, BYTES)
+        ddt = Rows(padded + 5 * TILE_BYTES, BYTES)
+        dz = Rows(padded + 6 * TILE_BYTES if z.address != 0 else 0, BYTES)
+    size = layout.state * BYTES
+    exponent = _enter_tile(scratch, rows, record + size, drecord + size, x, dt, z, dy, layout.softplus != 0)
+    _backward_states(layout, scratch, rows, record, drecord, state, dstate, B, C, exponent < EXP2_RANGE)
+    _leave_tile(scratch, rows, record + size, drecord + size, dx, ddt, dz)
+    if count < LANES:
+        scatter_lanes(writes[0], dx.address, rows, count)
+        scatter_lanes(writes[1], ddt.address, rows, count)
+        if dz.address != 0:
+            scatter_lanes(writes[2], dz.address, rows, count)
+
+
+@njit
+def _write_sums(layout, gradients, scratch, item, start, rows):  # type: ignore[no-untyped-def]
+    """Add the tile's dB and dC across lanes into this work item's part."""
+    state = layout.state
+    place = 4 * (item * layout.length + start) * state
+    for n in range(state):
+        dB = scratch + _SUMS + n * TILE_BYTES
+        dC = dB + state * TILE_BYTES
+        for t in range(rows):
+            target = place + 4 * (t * state + n)
+            store_scalar(gradients.dB_parts + target, sum_lanes(load(dB + t * BYTES)))
+            store_scalar(gradients.dC_parts + target, sum_lanes(load(dC + t * BYTES)))
+
+
+@njit
+def _backward_tile(layout, inputs, gradients, scratch, item, start):  # type: ignore[no-untyped-def]
+    row, group, first, last, block = item_place(layout.partition, item)
+    rows = min(TILE, layout.length - start)
+    for index in range(2 * layout.state * TILE):
+        store(scratch + _SUMS + index * BYTES, splat(ZERO))
+    B = rows_of(inputs.B, row, start, group * inputs.B_group)
+    C = rows_of(inputs.C, row, start, group * inputs.C_group)
+    blocks = layout.partition.blocks
+    for channel in range(first, last, LANES):
+        place = row * blocks + block
+        reads = (
+            rows_of(inputs.x, row, start, channel),
+            rows_of(inputs.dt, row, start, channel),
+            rows_of(inputs.z, row, start, channel),
+            rows_of(gradients.dy, row, start, channel),
+        )
+        writes = (
+            rows_of(gradients.dx, row, start, channel),
+            rows_of(gradients.ddt, row, start, channel),
+            rows_of(gradients.dz, row, start, channel),
+        )
+        _backward_block(
+            layout,
+            scratch,
+            rows,
+            last - channel,
+            inputs.parameters + block * (layout.state + 3) * BYTES,
+            gradients.dparameters + place * (layout.state + 2) * BYTES,
+            state_address(layout, inputs.states, row, start // TILE, block),
+            gradients.dstates + place * layout.state * BYTES,
+            reads,
+            writes,
+            B,
+            C,
+        )
+        block += 1
+    _write_sums(layout, gradients, scratch, item, start, rows)
+
+
+@njit
+def _backward_item(layout, inputs, gradients, scratch, item):  # type: ignore[no-untyped-def]
+    row, _, first, last, block = item_place(layout.partition, item)
+    state = layout.state
+    place = row * layout.partition.blocks + block
+    for channel in range(first, last, LANES):
+        here = place + (channel - first) // LANES
+        offset = 4 * (row * layout.partition.channels + channel) * state
+        source = gradients.dlast_state + offset if gradients.dlast_state != 0 else 0
+        pack_state(gradients.dstates + here * state * BYTES, source, state, last - channel)
+        pack_state(gradients.dparameters + here * (state + 2) * BYTES, 0, state + 2, 0)
+    tiles = (layout.length + TILE - 1) // TILE
+    for tile in range(tiles):
+        _backward_tile(layout, inputs, gradients, scratch, item, (tiles - 1 - tile) * TILE)
+    if gradients.dfirst_state != 0:
+        for channel in range(first, last, LANES):
+            here = place + (channel - first) // LANES
+            target = gradients.dfirst_state + 4 * (row * layout.partition.channels + channel) * state
+            unpack_state(target, gradients.dstates + here * state * BYTES, state, min(LANES, last - channel))
+
+
+@njit
+def _sum_parts(layout, batch, parts, target, reverse):  # type: ignore[no-untyped-def]
+    """(batch, groups, chunks, length, state) in scan order to (batch, length, groups, state) in time order."""
+    length, state, groups = layout.length, layout.state, layout.partition.groups
+    for row in range(batch):
+        for group in range(groups):
+            source = parts + 4 * (row * groups + group) * layout.partition.chunks * length * state
+            for step in range(length):
+                time = length - 1 - step if reverse != 0 else step
+                for n in range(state):
+                    total = ZERO
+                    for chunk in range(layout.partition.chunks):
+                        total += load_scalar(source + 4 * ((chunk * length + step) * state + n))
+                    store_scalar(target + 4 * (((row * length + time) * groups + group) * state + n), total)
+
+
+@njit
+def _sum_parameters(layout, batch, dparameters, dA, dD, dbias):  # type: ignore[no-untyped-def]
+    """Sum over the batch and undo the packing; dD and dbias are 0 where not wanted."""
+    state = layout.state
+    blocks = layout.partition.blocks
+    for part in range(layout.partition.groups * layout.partition.chunks):
+        _, _, first, last, block = item_place(layout.partition, part)
+        for channel in range(first, last):
+            lane = channel - first
+            place = dparameters + (block + lane // LANES) * (state + 2) * BYTES + 4 * (lane % LANES)
+            for n in range(state + 2):
+                total = ZERO
+                for row in range(batch):
+                    total += load_scalar(place + (row * blocks * (state + 2) + n) * BYTES)
+                if n < state:
+                    store_scalar(dA + 4 * (channel * state + n), total)
+                elif n == state and dD != 0:
+                    store_scalar(dD + 4 * channel, total)
+                elif n > state and dbias != 0:
+                    store_scalar(dbias + 4 * channel, total)
+
+
+def _build(stamp):  # type: ignore[no-untyped-def]
+    """The compiled entry points, made in a function so that their cache sees the stamp."""
+
+    @njit(nogil=True, cache=True)
+    def scan_backward(layout, inputs, gradients, scratch, first, last):  # type: ignore[no-untyped-def]
+        if stamp != 0:
+            for item in range(first, last):
+                _backward_item(layout, inputs, gradients, scratch, item)
+
+    @njit(nogil=True, cache=True)
+    def scan_reduce(layout, batch, gradients, dA, dD, dbias, dB, dC, reverse):  # type: ignore[no-untyped-def]
+        if stamp != 0:
+            _sum_parameters(layout, batch, gradients.dparameters, dA, dD, dbias)
+            _sum_parts(layout, batch, gradients.dB_parts, dB, reverse)
+            _sum_parts(layout, batch, gradients.dC_parts, dC, reverse)
+
+    return scan_backward, scan_reduce
+
+
+scan_backward, scan_reduce = _build(SOURCE_STAMP)

@@ -1,0 +1,243 @@
+"""numba kernel of the selective scan's forward pass, and the layout that the backward pass shares.
+
+Within a tile of a block (see `numba_blocks`) the kernel goes over the states one at a time, its row of `h` in a
+register for the whole tile. So nothing depends on the number of states but the length of a loop, and no machine has
+too few registers. The state is written once a tile: to the next slot of `states` when the backward pass will want it
+as a checkpoint, else to the same slot again.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from hf_audio_mamba.ops.numba_blocks import (
+    SOURCE_STAMP,
+    TILE,
+    TILE_BYTES,
+    ZERO,
+    Partition,
+    Rows,
+    Stream,
+    gather_lanes,
+    item_place,
+    pack_state,
+    rows_of,
+    scatter_lanes,
+    unpack_state,
+)
+from hf_audio_mamba.ops.numba_intrinsics import (
+    BYTES,
+    LANES,
+    broadcast,
+    exp2,
+    exp2_clamped,
+    fma,
+    larger_magnitude,
+    load,
+    max_lanes,
+    prefetch,
+    sigmoid,
+    softplus,
+    splat,
+    store,
+)
+
+LOG2_E = 1.4426950408889634
+EXP2_RANGE = np.float32(126.0)  # exponents inside which exp2 needs no clamp
+
+
+class ScanLayout(NamedTuple):
+    """Sizes of one scan."""
+
+    partition: Partition
+    length: int
+    state: int
+    slots: int  # state slots of a batch row: 1, or one a tile and one for the last state
+    softplus: int
+
+
+class ScanInputs(NamedTuple):
+    """What the scan reads: x, dt, z and B, C (which also step over groups), and the packed parameters and states."""
+
+    x: Stream
+    dt: Stream
+    z: Stream
+    B: Stream
+    C: Stream
+    B_group: int  # floats from one group's B to the next group's
+    C_group: int
+    parameters: int  # (blocks, state + 3, LANES): A log2(e), then D, dt_bias and the largest |A log2(e)|
+    states: int  # (batch, slots, blocks, state, LANES)
+
+
+@njit
+def _pack_item(layout, parameters, A, D, bias, item):  # type: ignore[no-untyped-def]
+    state = layout.state
+    _, _, first, last, block = item_place(layout.partition, item)
+    for channel in range(first, last, LANES):
+        record = parameters + block * (state + 3) * BYTES
+        count = min(LANES, last - channel)
+        pack_state(record, A + 4 * channel * state, state, count)
+        largest = splat(ZERO)
+        for n in range(state):
+            row = load(record + n * BYTES) * splat(np.float32(LOG2_E))
+            largest = larger_magnitude(row, largest)
+            store(record + n * BYTES, row)
+        pack_state(record + state * BYTES, D + 4 * channel if D != 0 else 0, 1, count)
+        pack_state(record + (state + 1) * BYTES, bias + 4 * channel if bias != 0 else 0, 1, count)
+        store(record + (state + 2) * BYTES, splat(max_lanes(largest)))
+        block += 1
+
+
+@njit
+def state_address(layout, states, row, slot, block):  # type: ignore[no-untyped-def]
+    """Address of the (state, LANES) vectors of one slot and block."""
+    return states + ((row * layout.slots + slot) * layout.partition.blocks + block) * layout.state * BYTES
+
+
+def _make_advance(power):  # type: ignore[no-untyped-def]
+    """The time loop over one state; scratch rows are step sizes, step x input, output."""
+
+    @njit
+    def advance(scratch, rows, A, state, B, C):  # type: ignore[no-untyped-def]
+        rate = load(A)
+        h = load(state)
+        for t in range(rows):
+            place = scratch + t * BYTES
+            inflow = load(place + TILE_BYTES) * broadcast(B.address + t * B.step)
+            h = fma(power(load(place) * rate), h, inflow)
+            output = place + 2 * TILE_BYTES
+            store(output, fma(h, broadcast(C.address + t * C.step), load(output)))
+        return h
+
+    return advance
+
+
+_advance = _make_advance(exp2)
+_advance_clamped = _make_advance(exp2_clamped)
+
+
+@njit
+def _enter_tile(scratch, rows, record, x, dt, apply_softplus):  # type: ignore[no-untyped-def]
+    """Fill the scratch rows and return the largest exponent of the tile; record is (D, dt_bias, max |A|)."""
+    skip = load(record)
+    bias = load(record + BYTES)
+    largest = splat(ZERO)
+    for t in range(rows):
+        prefetch(x.address + (t + TILE) * x.step)
+        prefetch(dt.address + (t + TILE) * dt.step)
+        value = load(x.address + t * x.step)
+        step = load(dt.address + t * dt.step) + bias
+        if apply_softplus:
+            step = softplus(step)
+        largest = larger_magnitude(step, largest)
+        place = scratch + t * BYTES
+        store(place, step)
+        store(place + TILE_BYTES, step * value)
+        store(place + 2 * TILE_BYTES, skip * value)
+    return max_lanes(largest * load(record + 2 * BYTES))
+
+
+@njit
+def _leave_tile(scratch, rows, y, z):  # type: ignore[no-untyped-def]
+    """Gate the output rows and write them."""
+    for t in range(rows):
+        output = load(scratch + 2 * TILE_BYTES + t * BYTES)
+        if z.address != 0:
+            prefetch(z.address + (t + TILE) * z.step)
+            gate = load(z.address + t * z.step)
+            output = output * (gate * sigmoid(gate))
+        store(y.address + t * y.step, output)
+
+
+@njit
+def _forward_block(layout, scratch, rows, count, record, before, after, x, dt, z, y, B, C):  # type: ignore[no-untyped-def]
+    """One tile of one block of channels, whose state goes from address `before` to address `after`."""
+    target = y
+    if count < LANES:
+        padded = scratch + 3 * TILE_BYTES
+        x = gather_lanes(padded, x, rows, count)
+        dt = gather_lanes(padded + TILE_BYTES, dt, rows, count)
+        z = gather_lanes(padded + 2 * TILE_BYTES, z, rows, count)
+        y = Rows(padded + 3 * TILE_BYTES, BYTES)
+    state = layout.state
+    inside = _enter_tile(scratch, rows, record + state * BYTES, x, dt, layout.softplus != 0) < EXP2_RANGE
+    for n in range(state):
+        A = record + n * BYTES
+        B_n = Rows(B.address + 4 * n, B.step)
+        C_n = Rows(C.address + 4 * n, C.step)
+        if inside:
+            h = _advance(scratch, rows, A, before + n * BYTES, B_n, C_n)
+        else:
+            h = _advance_clamped(scratch, rows, A, before + n * BYTES, B_n, C_n)
+        store(after + n * BYTES, h)
+    _leave_tile(scratch, rows, y, z)
+    if count < LANES:
+        scatter_lanes(target, y.address, rows, count)
+
+
+@njit
+def _forward_tile(layout, inputs, y, scratch, item, start):  # type: ignore[no-untyped-def]
+    """One tile of all channels of a work item."""
+    row, group, first, last, block = item_place(layout.partition, item)
+    rows = min(TILE, layout.length - start)
+    slot = start // TILE if layout.slots > 1 else 0
+    next_slot = slot + 1 if layout.slots > 1 else 0
+    B = rows_of(inputs.B, row, start, group * inputs.B_group)
+    C = rows_of(inputs.C, row, start, group * inputs.C_group)
+    for channel in range(first, last, LANES):
+        _forward_block(
+            layout,
+            scratch,
+            rows,
+            last - channel,
+            inputs.parameters + block * (layout.state + 3) * BYTES,
+            state_address(layout, inputs.states, row, slot, block),
+            state_address(layout, inputs.states, row, next_slot, block),
+            rows_of(inputs.x, row, start, channel),
+            rows_of(inputs.dt, row, start, channel),
+            rows_of(inputs.z, row, start, channel),
+            rows_of(y, row, start, channel),
+            B,
+            C,
+        )
+        block += 1
+
+
+@njit
+def _forward_item(layout, inputs, y, first_state, last_state, scratch, item):  # type: ignore[no-untyped-def]
+    row, _, first, last, block = item_place(layout.partition, item)
+    size = 4 * layout.state
+    for channel in range(first, last, LANES):
+        source = first_state + (row * layout.partition.channels + channel) * size if first_state != 0 else 0
+        target = state_address(layout, inputs.states, row, 0, block + (channel - first) // LANES)
+        pack_state(target, source, layout.state, last - channel)
+    for start in range(0, layout.length, TILE):
+        _forward_tile(layout, inputs, y, scratch, item, start)
+    for channel in range(first, last, LANES):
+        source = state_address(layout, inputs.states, row, layout.slots - 1, block + (channel - first) // LANES)
+        target = last_state + (row * layout.partition.channels + channel) * size
+        unpack_state(target, source, layout.state, min(LANES, last - channel))
+
+
+def _build(stamp):  # type: ignore[no-untyped-def]
+    """The compiled entry points; see `numba_blocks._source_stamp` for why they are made in a function."""
+
+    @njit(nogil=True, cache=True)
+    def pack_parameters(layout, parameters, A, D, bias):  # type: ignore[no-untyped-def]
+        if stamp != 0:
+            for part in range(layout.partition.groups * layout.partition.chunks):
+                _pack_item(layout, parameters, A, D, bias, part)
+
+    @njit(nogil=True, cache=True)
+    def scan_forward(layout, inputs, y, first_state, last_state, scratch, first, last):  # type: ignore[no-untyped-def]
+        if stamp != 0:
+            for item in range(first, last):
+                _forward_item(layout, inputs, y, first_state, last_state, scratch, item)
+
+    return pack_parameters, scan_forward
+
+
+pack_parameters, scan_forward = _build(SOURCE_STAMP)
+FORWARD_SCRATCH_BYTES = 7 * TILE_BYTES
