@@ -90,9 +90,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 def _usage() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb.ljust(width)}  {purpose}" for verb, purpose in VERBS.items()]
-    return "\n".join(
-        ["usage: hf-audio-mamba VERB [options]", *lines, "hf-audio-mamba VERB --help describes a verb."]
-    )
+    return "\n".join(["usage: hf-audio-mamba VERB [options]", *lines, "hf-audio-mamba VERB --help describes a verb."])
 
 
 def main() -> int:

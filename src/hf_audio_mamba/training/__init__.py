@@ -19,9 +19,9 @@ if TYPE_CHECKING:
         MicroF1,
     )
     from hf_audio_mamba.training.report import results_table
-    from hf_audio_mamba.training.workflow import run
     from hf_audio_mamba.training.settings import parse_arguments
     from hf_audio_mamba.training.trainer import AudioTrainer
+    from hf_audio_mamba.training.workflow import run
 
 __all__ = [
     "R2",
@@ -40,12 +40,10 @@ __all__ = [
     "run",
 ]
 
-_METRICS = ("R2", "Accuracy", "BalancedAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1")
-
 __getattr__ = attach(
     __name__,
-    {name: ".metrics" for name in _METRICS}
-    | {name: ".arguments" for name in ("AudioTrainingArguments", "DataArguments", "ModelArguments")}
+    dict.fromkeys(("R2", "Accuracy", "BalancedAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1"), ".metrics")
+    | dict.fromkeys(("AudioTrainingArguments", "DataArguments", "ModelArguments"), ".arguments")
     | {
         "AudioTrainer": ".trainer",
         "last_complete_checkpoint": ".checkpoints",

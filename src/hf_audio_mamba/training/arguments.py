@@ -29,9 +29,7 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Trained model to fine-tune: a folder or a Hub id."}
     )
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path."}
-    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of --model_name_or_path."})
     config_name: str | None = field(
         default=None,
         metadata={"help": "Train from scratch with this configuration: a folder such as hub_configs/momamba/tiny."},
@@ -102,9 +100,7 @@ class DataArguments:
         default="single_label_classification",
         metadata={"help": "What the labels mean.", "choices": list(PROBLEM_TYPES)},
     )
-    data_license: str = field(
-        default="not stated", metadata={"help": "Licence of the recordings, for the model card."}
-    )
+    data_license: str = field(default="not stated", metadata={"help": "Licence of the recordings, for the model card."})
     label_range: list[float] | None = field(
         default=None, metadata={"help": "Lowest and highest value of regression labels, scaled to 0 to 1."}
     )
@@ -197,6 +193,12 @@ class AudioTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Take the checkpoint with the best validation metric, not the last."}
     )
+    metric_for_best_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Validation metric that chooses the checkpoint (default: accuracy, mean_average_precision or r2)."
+        },
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay false: the collator needs every column."}
     )
@@ -213,9 +215,7 @@ class AudioTrainingArguments(TrainingArguments):
     resume: bool = field(
         default=False, metadata={"help": "Continue from the last complete checkpoint in --output_dir."}
     )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete an earlier run in --output_dir first."}
-    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete an earlier run in --output_dir first."})
     allow_partial_resume: bool = field(
         default=False, metadata={"help": "Resume even where optimiser, schedule or random state is missing."}
     )
@@ -243,10 +243,14 @@ class AudioTrainingArguments(TrainingArguments):
             raise UsageError(f"--early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
         if self.bootstrap_resamples < 0:
             raise UsageError(f"--bootstrap_resamples is {self.bootstrap_resamples}; it must be 0 or more.")
+        metric = self.metric_for_best_model
         try:
             super().__post_init__()
         except (ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"Training arguments: {error}") from error
+        if metric is None:
+            # The base class would fall back to the loss; AudioTrainer knows a metric for each problem type.
+            self.metric_for_best_model = None
 
 
 def parse_assignments(text: str | None, *, option: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from hf_audio_mamba.training.output_dir import RESULTS_NAME
 
 logger = logging.getLogger(__name__)
 
+_SHARED = ("dataset", "problem_type", "label_names", "model_type", "num_parameters", "seed", "versions", "command")
+
 RunFold = Callable[[DataArguments, Path], dict[str, Any]]
 
 
@@ -46,7 +48,10 @@ def cross_validate(data_args: DataArguments, folder: Path, run_fold: RunFold, *,
         folds[name] = run_fold(replace(data_args, fold=name), fold_folder)
     first = next(iter(folds.values()))
     results = {
-        **{key: first[key] for key in ("dataset", "problem_type", "label_names", "num_parameters", "versions", "command")},
+        **{
+            key: first[key]
+            for key in ("dataset", "problem_type", "label_names", "num_parameters", "versions", "command")
+        },
         "train_seconds": sum(result["train_seconds"] for result in folds.values()),
         "metrics": _combine([result["metrics"] for result in folds.values()], np.mean),
         "deviations": _combine([result["metrics"] for result in folds.values()], _deviation),

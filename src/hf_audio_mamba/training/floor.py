@@ -90,7 +90,7 @@ def _outputs(
     if problem_type == "regression":
         return predicted.astype(np.float64)
     if problem_type == "single_label_classification":
-        return np.eye(num_labels)[predicted]
+        return np.asarray(np.eye(num_labels)[predicted])
     if hasattr(model, "decision_function"):
         return np.asarray(model.decision_function(summaries), dtype=np.float64)
     return predicted.astype(np.float64) - 0.5

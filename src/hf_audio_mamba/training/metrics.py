@@ -157,7 +157,7 @@ class _PackageMetric(evaluate.Metric):
         return evaluate.MetricInfo(
             description=self.description,
             citation="",
-            inputs_description="predictions and references, one entry a clip; config_name='multilabel' for one row a clip",
+            inputs_description="predictions and references, one entry a clip",
             features=datasets.Features({"predictions": feature, "references": feature}),
         )
 
@@ -258,9 +258,11 @@ def best_is_greater(metric: str) -> bool:
 def format_table(rows: Mapping[str, Mapping[str, str]], *, corner: str = "") -> str:
     """Lay out rows of named cells as plain text, columns in order of first appearance."""
     columns = list(dict.fromkeys(name for cells in rows.values() for name in cells))
-    table = [[corner, *columns]] + [[label, *(cells.get(name, "") for name in columns)] for label, cells in rows.items()]
-    widths = [max(len(line[index]) for line in table) for index in range(len(columns) + 1)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if index == 0 else cell.rjust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in table
+    lines = [[corner, *columns]]
+    lines += [[label, *(cells.get(name, "") for name in columns)] for label, cells in rows.items()]
+    first, *rest = (max(map(len, column)) for column in zip(*lines, strict=True))
+    laid_out = (
+        [line[0].ljust(first), *(cell.rjust(width) for cell, width in zip(line[1:], rest, strict=True))]
+        for line in lines
     )
+    return "\n".join("  ".join(cells).rstrip() for cells in laid_out)

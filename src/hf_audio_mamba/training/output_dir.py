@@ -50,9 +50,7 @@ def claimed(output_dir: str) -> Iterator[Path]:
         lock = FileLock(folder / LOCK_NAME, timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise OutputError(
-            f"{folder} is in use by another run; wait for it or choose another --output_dir."
-        ) from error
+        raise OutputError(f"{folder} is in use by another run; wait for it or choose another --output_dir.") from error
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to: {error}; choose another --output_dir.") from error
     try:

@@ -24,6 +24,8 @@ from hf_audio_mamba.data import (
     FeatureTable,
     compute_features,
     load_audio_folder,
+    load_hub_dataset,
+    synthetic_notes,
 )
 from hf_audio_mamba.errors import CheckpointError, UsageError
 from hf_audio_mamba.training.arguments import (
@@ -61,13 +63,9 @@ def load_dataset(args: DataArguments) -> AudioDataset:
     if args.fold is not None:
         raise UsageError("--fold belongs to --data_dir with a fold column.")
     if args.dataset_name == SYNTHETIC_NOTES:
-        from hf_audio_mamba.data import synthetic_notes
-
         return synthetic_notes(num_clips=args.num_clips, seed=args.split_seed)
-    from hf_audio_mamba.data import load_hub_dataset
-
     return load_hub_dataset(
-        args.dataset_name,
+        str(args.dataset_name),
         config_name=args.dataset_config_name,
         audio_column=args.audio_column,
         label_column=args.label_column,
@@ -123,9 +121,7 @@ def _load_config(args: ModelArguments, source: str | None, revision: str) -> Pre
         raise CheckpointError(f"{what}: no usable configuration of an audio model: {error}") from error
 
 
-def _load_feature_extractor(
-    args: ModelArguments, source: str | None, revision: str, config: PreTrainedConfig
-) -> Any:
+def _load_feature_extractor(args: ModelArguments, source: str | None, revision: str, config: PreTrainedConfig) -> Any:
     try:
         if source is None:
             extractor = FEATURE_EXTRACTOR_MAPPING[type(config)]()
@@ -192,7 +188,8 @@ def _load_weights(source: str, revision: str, config: PreTrainedConfig) -> PreTr
     if body:
         raise CheckpointError(
             f"{source} does not hold this model: {len(body)} tensors are missing or have another size "
-            f"({', '.join(sorted(body)[:3])} ...). Leave out --config_overrides, or train from scratch with --config_name."
+            f"({', '.join(sorted(body)[:3])} ...). Leave out --config_overrides, or train from scratch with "
+            "--config_name."
         )
     return model
 
@@ -234,7 +231,7 @@ def compute_split_features(
 
 def augmentation_config(args: DataArguments) -> AugmentationConfig:
     """The augmentation that `--augmentation` asks for: defaults, none at all, or defaults with changes."""
-    off = {item.name: type(item.default)(0) for item in fields(AugmentationConfig)}
+    off: dict[str, Any] = dict.fromkeys((item.name for item in fields(AugmentationConfig)), 0)
     if args.augmentation is None:
         return AugmentationConfig()
     if args.augmentation.strip().lower() == "none":

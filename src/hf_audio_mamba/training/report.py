@@ -25,6 +25,33 @@ from hf_audio_mamba.training.trainer import AudioTrainer
 
 _PACKAGES = ("hf_audio_mamba", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
 
+_ALWAYS_SHOWN = {
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "train_sampling_strategy",
+    "seed",
+}
+# Where things are, secrets, and what Transformers derives by itself.
+_NOT_SHAPING = {
+    "output_dir",
+    "cache_dir",
+    "hub_token",
+    "overwrite_output_dir",
+    "resume",
+    "resume_from_checkpoint",
+    "disable_tqdm",
+    "accelerator_config",
+    "dataloader_pin_memory",
+    "do_eval",
+    "greater_is_better",
+    "report_to",
+}
+
 
 @dataclass(frozen=True)
 class ScoredSplit:
@@ -71,7 +98,7 @@ def describe_run(
         "epochs": trainer.state.epoch,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "seed": trainer.args.seed,
-        "arguments": changed_arguments(arguments),
+        "arguments": shaping_arguments(arguments),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "command": command,
     }
@@ -85,18 +112,20 @@ def _hours(splits: Mapping[str, SplitFeatures], feature_extractor: Any) -> dict[
     return {name: round(sum(split.table.lengths) / rate / 3600, 3) for name, split in splits.items()}
 
 
-def changed_arguments(arguments: Sequence[Any]) -> dict[str, Any]:
-    """Arguments that differ from their defaults, by name; where results go and secrets are left out."""
-    changed = {}
+def shaping_arguments(arguments: Sequence[Any]) -> dict[str, Any]:
+    """Arguments that shaped a run: the important ones always, the others where they differ from their defaults."""
+    shaping = {}
     for group in arguments:
         for item in fields(group):
-            if not item.init or item.name in ("output_dir", "cache_dir", "hub_token"):
+            if not item.init or item.name in _NOT_SHAPING:
                 continue
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             value = getattr(group, item.name)
-            if value != default:
-                changed[item.name] = value if isinstance(value, bool | int | float | list | None) else str(value)
-    return changed
+            unchanged = value == default or (not value and not default)
+            if item.name in _ALWAYS_SHOWN or not unchanged:
+                value = getattr(value, "value", value)
+                shaping[item.name] = value if isinstance(value, bool | int | float | list | None) else str(value)
+    return shaping
 
 
 def write_report(
@@ -177,13 +206,13 @@ def push(folder: Path, args: Any) -> str:
     """
     from hf_audio_mamba.hub import push_folder
 
-    url: str = push_folder(
+    return push_folder(
         folder,
         args.hub_model_id or folder.resolve().name,
         private=bool(args.hub_private_repo),
         commit_message="Trained with hf_audio_mamba",
+        token=args.hub_token,
     )
-    return url
 
 
 def results_table(results: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The order of training clips: a pure function of seed and epoch, so that a resumed run sees what it would have seen."""
+"""The order of training clips: a function of seed and epoch alone, so that a resumed run sees what it would have."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

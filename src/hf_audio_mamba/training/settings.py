@@ -50,7 +50,6 @@ _SHOWN = {
     "gradient_accumulation_steps",
     "label_smoothing_factor",
     "max_grad_norm",
-    "metric_for_best_model",
     "seed",
     "bf16",
     "use_cpu",
@@ -62,7 +61,7 @@ _SHOWN = {
 } - {"remove_unused_columns", "restore_callback_states_from_checkpoint"}
 
 
-class _Parser(HfArgumentParser):  # type: ignore[misc]  # transformers is untyped here
+class _Parser(HfArgumentParser):
     """The parser of the three dataclasses; wrong usage raises instead of ending the process."""
 
     def __init__(self, prog: str) -> None:
@@ -163,7 +162,7 @@ def _load_yaml(text: str) -> Any:
     """Load YAML without tags that make objects, without aliases (which can grow without bound), without doubles."""
     yaml = require("yaml", extra="train", purpose="reading a YAML settings file")
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]  # the base is imported on demand
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined]  # the base is imported on demand
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
                 event = self.peek_event()

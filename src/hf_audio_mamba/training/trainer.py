@@ -1,6 +1,7 @@
 """`AudioTrainer`: the Trainer of Transformers, strict about resuming and careful with what is already on the disk."""
 
 import inspect
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_audio_mamba.errors import CheckpointError, UsageError
@@ -23,15 +24,16 @@ from hf_audio_mamba.training.checkpoints import (
     find_problem,
     fsync_folder,
     last_complete_checkpoint,
-    logger,
     publish,
     reporting_failed_writes,
 )
 from hf_audio_mamba.training.metrics import PRIMARY_METRIC, best_is_greater, trainer_metrics
 from hf_audio_mamba.training.samplers import EpochSampler, training_sampler
 
+logger = logging.getLogger(__name__)
 
-class AudioTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+
+class AudioTrainer(Trainer):
     """Trainer for audio classification and regression.
 
     It differs from its base in what audio and reliability ask for: soft labels (mixup) and label smoothing for
@@ -67,12 +69,12 @@ class AudioTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         self._problem_type = getattr(model.config, "problem_type", None)
         if self._problem_type not in PRIMARY_METRIC:
             raise UsageError(
-                f"The model's config.problem_type is {self._problem_type!r}; set it to one of {', '.join(PRIMARY_METRIC)}."
+                f"config.problem_type is {self._problem_type!r}; set it to one of {', '.join(PRIMARY_METRIC)}."
             )
         if args.label_smoothing_factor and self._problem_type != "single_label_classification":
             raise UsageError("--label_smoothing_factor belongs to single-label classification.")
-        if args.load_best_model_at_end and args.metric_for_best_model in (None, "loss"):
-            args.metric_for_best_model = args.metric_for_best_model or PRIMARY_METRIC[self._problem_type]
+        if args.load_best_model_at_end and args.metric_for_best_model is None:
+            args.metric_for_best_model = PRIMARY_METRIC[self._problem_type]
         if args.metric_for_best_model:
             args.greater_is_better = best_is_greater(args.metric_for_best_model)
         self._train_sampler: EpochSampler | None = None
@@ -90,6 +92,7 @@ class AudioTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         )
         # The loss is a mean over clips, whatever keyword arguments the model's forward may swallow.
         self.model_accepts_loss_kwargs = False
+        self.pop_callback(PrinterCallback)
         self.add_callback(_EpochCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
@@ -139,8 +142,8 @@ class AudioTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         """Loss of a batch: the model's own, except for single labels that are soft or to be smoothed."""
         labels = inputs.get("labels")
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
-        single = self._problem_type == "single_label_classification" and labels is not None
-        if not single or not (smoothing or labels.is_floating_point()):
+        single = self._problem_type == "single_label_classification"
+        if labels is None or not single or not (smoothing or labels.is_floating_point()):
             outputs = model(**inputs)
             loss = outputs["loss"]
         else:
@@ -309,8 +312,8 @@ class AudioTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
             raise CheckpointError(f"The optimiser state in {checkpoint} does not fit this model: {error}") from error
 
 
-class _EpochCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Passes the number of each epoch on before its first batch."""
+class _EpochCallback(TrainerCallback):
+    """Passes the number of each epoch on before its first batch, and reports on each evaluation."""
 
     def __init__(self, trainer: AudioTrainer) -> None:
         self._trainer = trainer
@@ -318,3 +321,15 @@ class _EpochCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the epoch; `state.epoch` counts finished epochs and, after a resume, the fraction of the current one."""
         self._trainer.set_epoch(int(state.epoch or 0))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log one line; the progress bar of a terminal shows the same in its own way."""
+        if not state.is_world_process_zero or not args.disable_tqdm:
+            return
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        training = f"loss {losses[-1]:.4f}, " if losses else ""
+        scores = kwargs.get("metrics", {})
+        names = ("loss", args.metric_for_best_model or "loss")
+        shown = {name: scores.get(f"eval_{name.removeprefix('eval_')}") for name in names}
+        text = ", ".join(f"validation {name} {value:.4f}" for name, value in shown.items() if value is not None)
+        logger.info("epoch %.4g of %g: %s%s", state.epoch, args.num_train_epochs, training, text)

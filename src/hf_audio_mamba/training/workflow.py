@@ -67,6 +67,7 @@ def run(
     args.push_to_hub = False
     with _owned_folder(args) as folder:
         if data_args.fold == "all":
+
             def run_fold(fold_data: DataArguments, fold_folder: Path) -> dict[str, Any]:
                 fold_args = copy.copy(args)
                 fold_args.output_dir = str(fold_folder)
@@ -124,7 +125,7 @@ def _train_and_evaluate(
     start = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or args.resume)
     seconds = time.perf_counter() - start
-    scored = {
+    scored: dict[str, ScoredSplit] = {
         split: _score_split(trainer, dataset, splits[split]) for split in ("validation", "test") if split in splits
     }
     results = describe_run(
@@ -162,13 +163,14 @@ def _evaluation_dataset(split: SplitFeatures) -> FeatureDataset:
 def _score_split(trainer: AudioTrainer, dataset: AudioDataset, split: SplitFeatures) -> ScoredSplit:
     """Outputs of the trained model for a split, regression values in the unit of the labels, and their metrics."""
     prediction = trainer.predict(_evaluation_dataset(split))
-    outputs_ = prediction.predictions
-    outputs_ = outputs_[0] if isinstance(outputs_, tuple) else outputs_
+    predicted = prediction.predictions
+    predicted = predicted[0] if isinstance(predicted, tuple) else predicted
     references = np.asarray(prediction.label_ids)
     if dataset.problem_type == "regression":
-        outputs_ = np.asarray([dataset.decode_regression(row) for row in outputs_.reshape(len(references), -1)])
-        references = np.asarray([dataset.decode_regression(row) for row in references.reshape(len(references), -1)])
-    return ScoredSplit(references, outputs_, score(dataset.problem_type, references, outputs_))
+        rows = (len(references), -1)
+        predicted = np.asarray([dataset.decode_regression(row) for row in predicted.reshape(rows).tolist()])
+        references = np.asarray([dataset.decode_regression(row) for row in references.reshape(rows).tolist()])
+    return ScoredSplit(references, predicted, score(dataset.problem_type, references, predicted))
 
 
 def _intervals(
