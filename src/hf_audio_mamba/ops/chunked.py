@@ -303,10 +303,11 @@ class _Gradients:
 
     def result(self, A: Tensor, D: Tensor | None, dt_bias: Tensor | None, d_state: Tensor) -> list[Tensor]:
         """All gradients, in the dtypes of their inputs."""
-        empty = self.x.new_empty(0)
         d_A = _channel_states(self.A[None]).squeeze(0).to(A.dtype)
-        d_D = empty if D is None else self.D.flatten().to(D.dtype)
-        d_bias = empty if dt_bias is None else self.dt_bias.flatten().to(dt_bias.dtype)
+        d_D, d_bias = (
+            self.x.new_empty(0) if parameter is None else total.flatten().to(parameter.dtype)
+            for parameter, total in ((D, self.D), (dt_bias, self.dt_bias))
+        )
         return [self.x, self.dt, d_A, self.B, self.C, d_D, self.z, d_bias, _channel_states(d_state)]
 
 
