@@ -20,7 +20,8 @@ from hf_audio_mamba.plots import (
     save_learning_curves,
     save_regression_scatter,
     save_spectrogram_scores,
-)from hf_audio_mamba.plots.figure import save_figure
+)
+from hf_audio_mamba.plots.figure import save_figure
 
 LOG = [
     {"loss": 2.0, "learning_rate": 1e-3, "epoch": 0.5, "step": 5},
