@@ -5,8 +5,6 @@ steps and within a tile over blocks of `LANES` channels. The cut depends on size
 do sums. Everything is addressed in bytes; time that runs backwards is a negative step from the last row.
 """
 
-import hashlib
-from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -22,21 +20,6 @@ ZERO = np.float32(0.0)
 _WIDE_CHUNK = 128  # channels of a work item ...
 _NARROW_CHUNK = 64  # ... and where there would be few items
 _FEW_ITEMS = 16
-
-
-def _source_stamp() -> int:
-    """A number that changes with any of the kernels' sources.
-
-    numba notices a change of the file that defines a cached kernel but not of the files it imports from; a kernel that
-    refers to this number by closure is compiled anew after either.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("numba_*.py")):
-        digest.update(path.read_bytes())
-    return int.from_bytes(digest.digest()[:6], "big")
-
-
-SOURCE_STAMP = _source_stamp()
 
 
 class Stream(NamedTuple):
@@ -121,7 +104,7 @@ def scratch_memory(size: int) -> tuple[Tensor, int]:
 
 
 @njit
-def item_place(partition, item):  # type: ignore[no-untyped-def]  # numba reads the signature
+def item_place(partition: Partition, item: int) -> tuple[int, int, int, int, int]:
     """(batch row, group, first channel, channel after the last, first block) of a work item."""
     per_row = partition.groups * partition.chunks
     row = item // per_row
@@ -136,7 +119,7 @@ def item_place(partition, item):  # type: ignore[no-untyped-def]  # numba reads 
 
 
 @njit
-def rows_of(stream, row, time, channel):  # type: ignore[no-untyped-def]
+def rows_of(stream: Stream, row: int, time: int, channel: int) -> Rows:
     """Rows of a stream from one place on; absent if the stream is."""
     if stream.address == 0:
         return Rows(0, 0)
@@ -144,7 +127,7 @@ def rows_of(stream, row, time, channel):  # type: ignore[no-untyped-def]
 
 
 @njit
-def gather_lanes(target, source, rows, count):  # type: ignore[no-untyped-def]
+def gather_lanes(target: int, source: Rows, rows: int, count: int) -> Rows:
     """Copy `rows` rows of `count` < LANES values into full vectors with zeros behind; returns these rows."""
     if source.address == 0:
         return source
@@ -156,7 +139,7 @@ def gather_lanes(target, source, rows, count):  # type: ignore[no-untyped-def]
 
 
 @njit
-def scatter_lanes(target, source, rows, count):  # type: ignore[no-untyped-def]
+def scatter_lanes(target: Rows, source: int, rows: int, count: int) -> None:
     """Copy the first `count` values of `rows` vectors out."""
     for row in range(rows):
         for lane in range(count):
@@ -165,7 +148,7 @@ def scatter_lanes(target, source, rows, count):  # type: ignore[no-untyped-def]
 
 
 @njit
-def pack_state(target, source, state, count):  # type: ignore[no-untyped-def]
+def pack_state(target: int, source: int, state: int, count: int) -> None:
     """(count, state) values to (state, LANES) vectors; zeros for lanes that do not exist, or if source is 0."""
     for n in range(state):
         for lane in range(LANES):
@@ -174,7 +157,7 @@ def pack_state(target, source, state, count):  # type: ignore[no-untyped-def]
 
 
 @njit
-def unpack_state(target, source, state, count):  # type: ignore[no-untyped-def]
+def unpack_state(target: int, source: int, state: int, count: int) -> None:
     """(state, LANES) vectors to (count, state) values."""
     for n in range(state):
         for lane in range(count):

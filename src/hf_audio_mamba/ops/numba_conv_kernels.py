@@ -4,13 +4,12 @@ Each tile of a block (see `numba_blocks`) is copied to scratch behind the `width
 are loops over fixed places there, whatever the width, the strides and the number of channels.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from hf_audio_mamba.ops.numba_blocks import (
-    SOURCE_STAMP,
     TILE,
     TILE_BYTES,
     ZERO,
@@ -23,6 +22,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     rows_of,
     scatter_lanes,
 )
+from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel
 from hf_audio_mamba.ops.numba_intrinsics import (
     BYTES,
     LANES,
@@ -80,7 +80,7 @@ class ConvGradients(NamedTuple):
 
 
 @njit
-def _copy_rows(target, source, rows, count):  # type: ignore[no-untyped-def]  # numba reads the signature
+def _copy_rows(target: int, source: Rows, rows: int, count: int) -> None:
     """Full vectors from rows of `count` channels; zeros if the rows are absent."""
     if source.address == 0:
         for t in range(rows):
@@ -94,7 +94,9 @@ def _copy_rows(target, source, rows, count):  # type: ignore[no-untyped-def]  # 
 
 
 @njit
-def _fill_window(layout, inputs, scratch, row, start, rows, channel, count):  # type: ignore[no-untyped-def]
+def _fill_window(
+    layout: ConvLayout, inputs: ConvInputs, scratch: int, row: int, start: int, rows: int, channel: int, count: int
+) -> None:
     """Copy a tile's rows and the `width - 1` before them to the scratch."""
     past = layout.width - 1
     before = rows_of(inputs.past, row, 0, channel) if start == 0 else rows_of(inputs.x, row, start - past, channel)
@@ -103,7 +105,7 @@ def _fill_window(layout, inputs, scratch, row, start, rows, channel, count):  # 
 
 
 @njit
-def _weighted_sum(window, record, width):  # type: ignore[no-untyped-def]
+def _weighted_sum(window: int, record: int, width: int) -> Any:
     """Bias plus the sum of taps times rows, from the first row of a window on."""
     total = load(record + width * BYTES)
     for tap in range(width):
@@ -112,7 +114,7 @@ def _weighted_sum(window, record, width):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _forward_item(layout, inputs, y, scratch, item):  # type: ignore[no-untyped-def]
+def _forward_item(layout: ConvLayout, inputs: ConvInputs, y: Stream, scratch: int, item: int) -> None:
     row, _, first, last, first_block = item_place(layout.partition, item)
     width = layout.width
     for start in range(0, layout.length, TILE):
@@ -131,7 +133,7 @@ def _forward_item(layout, inputs, y, scratch, item):  # type: ignore[no-untyped-
 
 
 @njit
-def _sum_gradients(scratch, rows, record, drecord, dy, width):  # type: ignore[no-untyped-def]
+def _sum_gradients(scratch: int, rows: int, record: int, drecord: int, dy: Rows, width: int) -> None:
     """Gradients of the weighted sums of a tile, added also to those of the taps and the bias."""
     one = splat(_ONE)
     dbias = load(drecord + width * BYTES)
@@ -151,7 +153,7 @@ def _sum_gradients(scratch, rows, record, drecord, dy, width):  # type: ignore[n
 
 
 @njit
-def _input_gradients(dsums, rows, record, dx, width):  # type: ignore[no-untyped-def]
+def _input_gradients(dsums: int, rows: int, record: int, dx: Rows, width: int) -> None:
     """Gradient of each row: taps times the sums that it entered, which begin at its own."""
     for t in range(rows):
         total = splat(ZERO)
@@ -161,7 +163,9 @@ def _input_gradients(dsums, rows, record, dx, width):  # type: ignore[no-untyped
 
 
 @njit
-def _backward_tile(layout, inputs, gradients, scratch, item, start):  # type: ignore[no-untyped-def]
+def _backward_tile(
+    layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int, start: int
+) -> None:
     row, _, first, last, first_block = item_place(layout.partition, item)
     width = layout.width
     past = width - 1
@@ -188,7 +192,7 @@ def _backward_tile(layout, inputs, gradients, scratch, item, start):  # type: ig
 
 
 @njit
-def _past_gradients(layout, inputs, gradients, scratch, item):  # type: ignore[no-untyped-def]
+def _past_gradients(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int) -> None:
     """Gradients of the rows before the first, from the sums that the last tile carried on."""
     row, _, first, last, first_block = item_place(layout.partition, item)
     width = layout.width
@@ -206,7 +210,7 @@ def _past_gradients(layout, inputs, gradients, scratch, item):  # type: ignore[n
 
 
 @njit
-def _backward_item(layout, inputs, gradients, scratch, item):  # type: ignore[no-untyped-def]
+def _backward_item(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int) -> None:
     row, _, first, last, first_block = item_place(layout.partition, item)
     blocks = (last - first + LANES - 1) // LANES
     place = (row * layout.partition.blocks + first_block) * (layout.width + 1) * BYTES
@@ -220,7 +224,7 @@ def _backward_item(layout, inputs, gradients, scratch, item):  # type: ignore[no
 
 
 @njit
-def _sum_parameters(layout, batch, dparameters, dweight, dbias):  # type: ignore[no-untyped-def]
+def _sum_parameters(layout: ConvLayout, batch: int, dparameters: int, dweight: int, dbias: int) -> None:
     """Sum over the batch and undo the packing; dbias is 0 where not wanted."""
     width, blocks = layout.width, layout.partition.blocks
     for channel in range(layout.partition.channels):
@@ -236,7 +240,7 @@ def _sum_parameters(layout, batch, dparameters, dweight, dbias):  # type: ignore
 
 
 @njit
-def _pack_block(layout, parameters, weight, bias, block):  # type: ignore[no-untyped-def]
+def _pack_block(layout: ConvLayout, parameters: int, weight: int, bias: int, block: int) -> None:
     channel = block * LANES
     count = min(LANES, layout.partition.channels - channel)
     record = parameters + block * (layout.width + 1) * BYTES
@@ -244,29 +248,31 @@ def _pack_block(layout, parameters, weight, bias, block):  # type: ignore[no-unt
     pack_state(record + layout.width * BYTES, bias + 4 * channel if bias != 0 else 0, 1, count)
 
 
-def _build(stamp):  # type: ignore[no-untyped-def]
-    """The compiled entry points; see `numba_blocks._source_stamp` for why they are made in a function."""
+def _build(stamp: int) -> tuple[Kernel, ...]:
+    """The compiled entry points; see `numba_compile._source_stamp` for why they are made in a function."""
 
-    @njit(nogil=True, cache=True)
-    def conv_pack(layout, parameters, weight, bias):  # type: ignore[no-untyped-def]
+    @Kernel
+    def conv_pack(layout: ConvLayout, parameters: int, weight: int, bias: int) -> None:
         if stamp != 0:
             for block in range(layout.partition.blocks):
                 _pack_block(layout, parameters, weight, bias, block)
 
-    @njit(nogil=True, cache=True)
-    def conv_forward(layout, inputs, y, scratch, first, last):  # type: ignore[no-untyped-def]
+    @Kernel
+    def conv_forward(layout: ConvLayout, inputs: ConvInputs, y: Stream, scratch: int, first: int, last: int) -> None:
         if stamp != 0:
             for item in range(first, last):
                 _forward_item(layout, inputs, y, scratch, item)
 
-    @njit(nogil=True, cache=True)
-    def conv_backward(layout, inputs, gradients, scratch, first, last):  # type: ignore[no-untyped-def]
+    @Kernel
+    def conv_backward(
+        layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, first: int, last: int
+    ) -> None:
         if stamp != 0:
             for item in range(first, last):
                 _backward_item(layout, inputs, gradients, scratch, item)
 
-    @njit(nogil=True, cache=True)
-    def conv_reduce(layout, batch, dparameters, dweight, dbias):  # type: ignore[no-untyped-def]
+    @Kernel
+    def conv_reduce(layout: ConvLayout, batch: int, dparameters: int, dweight: int, dbias: int) -> None:
         if stamp != 0:
             _sum_parameters(layout, batch, dparameters, dweight, dbias)
 

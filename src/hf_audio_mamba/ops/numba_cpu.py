@@ -14,9 +14,13 @@ from torch import Tensor
 def unavailable_reason() -> str | None:
     """Why this backend cannot be used here, or None if it can."""
     try:
+        import numba
+
         import hf_audio_mamba.ops.numba_scan  # noqa: F401  # whether this works is the question
     except Exception as error:  # numba refuses some versions of numpy and Python with errors of many types
         return f"numba does not work here ({type(error).__name__}: {error}); install it with: pip install -U numba"
+    if numba.config.DISABLE_JIT:
+        return "numba compiles nothing while NUMBA_DISABLE_JIT is set"
     return None
 
 
@@ -64,4 +68,5 @@ def causal_conv1d_silu(
         tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
         for tensor in (x, weight, bias, initial_state)
     ]
-    return conv(*operands, reverse).to(x.dtype)
+    y: Tensor = conv(*operands, reverse)
+    return y.to(x.dtype)

@@ -59,7 +59,7 @@ _LOG1P = (
 )
 
 
-class FloatVector(types.Type):  # type: ignore[misc]  # numba is untyped
+class FloatVector(types.Type):
     """numba's type of one vector of `LANES` float32 values."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ float_vector = FloatVector()
 
 
 @register_model(FloatVector)
-class _FloatVectorModel(models.PrimitiveModel):  # type: ignore[misc]  # numba is untyped
+class _FloatVectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Any) -> None:
         super().__init__(manager, fe_type, _VECTOR)
 
@@ -145,7 +145,7 @@ def _vector_intrinsic(arity: int, emit: Callable[..., ir.Value]) -> Any:
 
 
 @intrinsic
-def load(typingctx, address):  # type: ignore[no-untyped-def]  # numba reads the signature
+def load(typingctx: Any, address: Any) -> Any:
     """`LANES` float32 values from an address of any alignment."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -155,7 +155,7 @@ def load(typingctx, address):  # type: ignore[no-untyped-def]  # numba reads the
 
 
 @intrinsic
-def store(typingctx, address, value):  # type: ignore[no-untyped-def]
+def store(typingctx: Any, address: Any, value: Any) -> Any:
     """Write `LANES` float32 values to an address of any alignment."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -166,7 +166,7 @@ def store(typingctx, address, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load_scalar(typingctx, address):  # type: ignore[no-untyped-def]
+def load_scalar(typingctx: Any, address: Any) -> Any:
     """One float32 value."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -176,7 +176,7 @@ def load_scalar(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def store_scalar(typingctx, address, value):  # type: ignore[no-untyped-def]
+def store_scalar(typingctx: Any, address: Any, value: Any) -> Any:
     """Write one float32 value."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -187,7 +187,7 @@ def store_scalar(typingctx, address, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def broadcast(typingctx, address):  # type: ignore[no-untyped-def]
+def broadcast(typingctx: Any, address: Any) -> Any:
     """One float32 value from memory in every lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -197,7 +197,7 @@ def broadcast(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def splat(typingctx, value):  # type: ignore[no-untyped-def]
+def splat(typingctx: Any, value: Any) -> Any:
     """One float32 value in every lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -207,7 +207,7 @@ def splat(typingctx, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def prefetch(typingctx, address):  # type: ignore[no-untyped-def]
+def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line of an address, which need not be mapped."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -220,31 +220,31 @@ def prefetch(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def fma(typingctx, a, b, c):  # type: ignore[no-untyped-def]
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """A * b + c with one rounding."""
     return _vector_intrinsic(3, _fma)
 
 
 @intrinsic
-def larger_magnitude(typingctx, value, bound):  # type: ignore[no-untyped-def]
+def larger_magnitude(typingctx: Any, value: Any, bound: Any) -> Any:
     """The larger of |value| and bound."""
     return _vector_intrinsic(2, lambda builder, v, bound: _maximum(builder, bound, _absolute(builder, v)))
 
 
 @intrinsic
-def exp2(typingctx, value):  # type: ignore[no-untyped-def]
+def exp2(typingctx: Any, value: Any) -> Any:
     """2^value for |value| < 126, relative error 1.6e-7."""
     return _vector_intrinsic(1, lambda builder, value: _exp2(builder, value, clamp=False))
 
 
 @intrinsic
-def exp2_clamped(typingctx, value):  # type: ignore[no-untyped-def]
+def exp2_clamped(typingctx: Any, value: Any) -> Any:
     """2^value for any value: exactly 0 from -127 down, inf from 128 up, NaN stays NaN."""
     return _vector_intrinsic(1, lambda builder, value: _exp2(builder, value, clamp=True))
 
 
 @intrinsic
-def sigmoid(typingctx, value):  # type: ignore[no-untyped-def]
+def sigmoid(typingctx: Any, value: Any) -> Any:
     """1 / (1 + exp(-value))."""
 
     def emit(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -254,7 +254,7 @@ def sigmoid(typingctx, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def softplus(typingctx, value):  # type: ignore[no-untyped-def]
+def softplus(typingctx: Any, value: Any) -> Any:
     """log(1 + exp(value)) = max(value, 0) + log1p(exp(-|value|)), relative error about 2e-7."""
 
     def emit(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -268,7 +268,7 @@ def softplus(typingctx, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def sum_lanes(typingctx, value):  # type: ignore[no-untyped-def]
+def sum_lanes(typingctx: Any, value: Any) -> Any:
     """The sum over the lanes, by halves (one order on every machine)."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -284,7 +284,7 @@ def sum_lanes(typingctx, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def max_lanes(typingctx, value):  # type: ignore[no-untyped-def]
+def max_lanes(typingctx: Any, value: Any) -> Any:
     """The largest lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -297,7 +297,7 @@ def max_lanes(typingctx, value):  # type: ignore[no-untyped-def]
     return types.float32(float_vector), codegen
 
 
-class _VectorOperator(ConcreteTemplate):  # type: ignore[misc]  # numba is untyped
+class _VectorOperator(ConcreteTemplate):
     cases = (typing_signature(float_vector, float_vector, float_vector),)
 
 

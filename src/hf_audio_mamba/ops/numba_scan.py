@@ -24,6 +24,7 @@ from hf_audio_mamba.ops.numba_blocks import (
 )
 from hf_audio_mamba.ops.numba_intrinsics import LANES
 from hf_audio_mamba.ops.numba_scan_forward import ScanInputs, ScanLayout
+from hf_audio_mamba.ops.numba_scan_reduce import scan_reduce
 from hf_audio_mamba.ops.numba_threads import run_items
 
 _SERIAL_UPDATES = 100_000  # state updates below which starting threads costs more than it saves
@@ -195,7 +196,7 @@ def scan_gradients(
 
     run_items(task, batch * partition.groups * partition.chunks, serial=_is_small(layout, batch))
     addresses = [address_of(tensor) for tensor in (dA, dD, dbias, dB, dC)]
-    backward_kernels.scan_reduce(layout, batch, gradients, *addresses, int(reverse))
+    scan_reduce(layout, batch, gradients, *addresses, int(reverse))
     return results
 
 

@@ -3,17 +3,17 @@
 Tiles are visited from the last to the first. For each block and state the tile's decay factors and states are computed
 again from the checkpoint at its start, then the gradient of the state runs backwards through it in a register. The
 gradients of B and C, sums over channels, gather as vectors over the blocks of a work item and are added across lanes
-once a tile; those of work items are added in order afterwards. No two threads write to one place, and no sum depends
-on their number.
+once a tile; `numba_scan_reduce` adds those of the work items in order. No two threads write to one place, and no sum
+depends on their number.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from hf_audio_mamba.ops.numba_blocks import (
-    SOURCE_STAMP,
     TILE,
     TILE_BYTES,
     ZERO,
@@ -26,6 +26,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     scatter_lanes,
     unpack_state,
 )
+from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel
 from hf_audio_mamba.ops.numba_intrinsics import (
     BYTES,
     LANES,
@@ -35,7 +36,6 @@ from hf_audio_mamba.ops.numba_intrinsics import (
     fma,
     larger_magnitude,
     load,
-    load_scalar,
     max_lanes,
     prefetch,
     sigmoid,
@@ -45,7 +45,7 @@ from hf_audio_mamba.ops.numba_intrinsics import (
     store_scalar,
     sum_lanes,
 )
-from hf_audio_mamba.ops.numba_scan_forward import EXP2_RANGE, state_address
+from hf_audio_mamba.ops.numba_scan_forward import EXP2_RANGE, ScanInputs, ScanLayout, state_address
 
 _LN2 = np.float32(0.6931471805599453)
 _ONE = np.float32(1.0)
@@ -87,11 +87,11 @@ def scratch_bytes(state: int) -> int:
     return _SUMS + 2 * state * TILE_BYTES
 
 
-def _make_recompute(power):  # type: ignore[no-untyped-def]
+def _make_recompute(power: Callable[[Any], Any]) -> Any:
     """Decay factors and states of one state over the tile, and what it adds to the output."""
 
     @njit
-    def recompute(scratch, rows, A, state, B, C):  # type: ignore[no-untyped-def]
+    def recompute(scratch: int, rows: int, A: int, state: int, B: Rows, C: Rows) -> None:
         rate = load(A)
         h = load(state)
         store(scratch + _H, h)
@@ -111,7 +111,7 @@ _recompute_clamped = _make_recompute(exp2_clamped)
 
 
 @njit
-def _retreat(scratch, rows, A, dA, dstate, B, C, dB, dC):  # type: ignore[no-untyped-def]
+def _retreat(scratch: int, rows: int, A: int, dA: int, dstate: int, B: Rows, C: Rows, dB: int, dC: int) -> None:
     """Carry the gradient of one state backwards through the tile."""
     rate = load(A)
     drate = load(dA)
@@ -134,7 +134,9 @@ def _retreat(scratch, rows, A, dA, dstate, B, C, dB, dC):  # type: ignore[no-unt
 
 
 @njit
-def _enter_tile(scratch, rows, record, drecord, x, dt, z, dy, apply_softplus):  # type: ignore[no-untyped-def]
+def _enter_tile(
+    scratch: int, rows: int, record: int, drecord: int, x: Rows, dt: Rows, z: Rows, dy: Rows, apply_softplus: bool
+) -> float:
     """Fill the scratch rows, add to the gradient of D, return the largest exponent of the tile."""
     skip = load(record)
     bias = load(record + BYTES)
@@ -171,11 +173,12 @@ def _enter_tile(scratch, rows, record, drecord, x, dt, z, dy, apply_softplus):  
         store(place + _DINFLOW, zero)
         store(place + _DEXPONENT, zero)
     store(drecord, dskip)
-    return max_lanes(largest * load(record + 2 * BYTES))
+    exponent: float = max_lanes(largest * load(record + 2 * BYTES))
+    return exponent
 
 
 @njit
-def _leave_tile(scratch, rows, record, drecord, dx, ddt, dz):  # type: ignore[no-untyped-def]
+def _leave_tile(scratch: int, rows: int, record: int, drecord: int, dx: Rows, ddt: Rows, dz: Rows) -> None:
     """Write the gradients of x, dt and z, add to the one of dt_bias."""
     skip = load(record)
     dbias = load(drecord + BYTES)
@@ -194,7 +197,18 @@ def _leave_tile(scratch, rows, record, drecord, dx, ddt, dz):  # type: ignore[no
 
 
 @njit
-def _backward_states(layout, scratch, rows, record, drecord, state, dstate, B, C, inside):  # type: ignore[no-untyped-def]
+def _backward_states(
+    layout: ScanLayout,
+    scratch: int,
+    rows: int,
+    record: int,
+    drecord: int,
+    state: int,
+    dstate: int,
+    B: Rows,
+    C: Rows,
+    inside: bool,
+) -> None:
     """All states of one tile of one block."""
     for n in range(layout.state):
         A = record + n * BYTES
@@ -210,7 +224,20 @@ def _backward_states(layout, scratch, rows, record, drecord, state, dstate, B, C
 
 
 @njit
-def _backward_block(layout, scratch, rows, count, record, drecord, state, dstate, reads, writes, B, C):  # type: ignore[no-untyped-def]
+def _backward_block(
+    layout: ScanLayout,
+    scratch: int,
+    rows: int,
+    count: int,
+    record: int,
+    drecord: int,
+    state: int,
+    dstate: int,
+    reads: tuple[Rows, Rows, Rows, Rows],
+    writes: tuple[Rows, Rows, Rows],
+    B: Rows,
+    C: Rows,
+) -> None:
     """One tile of one block; reads are x, dt, z, dy and writes dx, ddt, dz."""
     x, dt, z, dy = reads
     dx, ddt, dz = writes
@@ -235,7 +262,7 @@ def _backward_block(layout, scratch, rows, count, record, drecord, state, dstate
 
 
 @njit
-def _write_sums(layout, gradients, scratch, item, start, rows):  # type: ignore[no-untyped-def]
+def _write_sums(layout: ScanLayout, gradients: ScanGradients, scratch: int, item: int, start: int, rows: int) -> None:
     """Add the tile's dB and dC across lanes into this work item's part."""
     state = layout.state
     place = 4 * (item * layout.length + start) * state
@@ -249,7 +276,9 @@ def _write_sums(layout, gradients, scratch, item, start, rows):  # type: ignore[
 
 
 @njit
-def _backward_tile(layout, inputs, gradients, scratch, item, start):  # type: ignore[no-untyped-def]
+def _backward_tile(
+    layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradients, scratch: int, item: int, start: int
+) -> None:
     row, group, first, last, block = item_place(layout.partition, item)
     rows = min(TILE, layout.length - start)
     for index in range(2 * layout.state * TILE):
@@ -289,7 +318,7 @@ def _backward_tile(layout, inputs, gradients, scratch, item, start):  # type: ig
 
 
 @njit
-def _backward_item(layout, inputs, gradients, scratch, item):  # type: ignore[no-untyped-def]
+def _backward_item(layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradients, scratch: int, item: int) -> None:
     row, _, first, last, block = item_place(layout.partition, item)
     state = layout.state
     place = row * layout.partition.blocks + block
@@ -309,61 +338,18 @@ def _backward_item(layout, inputs, gradients, scratch, item):  # type: ignore[no
             unpack_state(target, gradients.dstates + here * state * BYTES, state, min(LANES, last - channel))
 
 
-@njit
-def _sum_parts(layout, batch, parts, target, reverse):  # type: ignore[no-untyped-def]
-    """(batch, groups, chunks, length, state) in scan order to (batch, length, groups, state) in time order."""
-    length, state, groups = layout.length, layout.state, layout.partition.groups
-    for row in range(batch):
-        for group in range(groups):
-            source = parts + 4 * (row * groups + group) * layout.partition.chunks * length * state
-            for step in range(length):
-                time = length - 1 - step if reverse != 0 else step
-                for n in range(state):
-                    total = ZERO
-                    for chunk in range(layout.partition.chunks):
-                        total += load_scalar(source + 4 * ((chunk * length + step) * state + n))
-                    store_scalar(target + 4 * (((row * length + time) * groups + group) * state + n), total)
+def _build(stamp: int) -> Kernel:
+    """The compiled entry point, made in a function so that its cache sees the stamp."""
 
-
-@njit
-def _sum_parameters(layout, batch, dparameters, dA, dD, dbias):  # type: ignore[no-untyped-def]
-    """Sum over the batch and undo the packing; dD and dbias are 0 where not wanted."""
-    state = layout.state
-    blocks = layout.partition.blocks
-    for part in range(layout.partition.groups * layout.partition.chunks):
-        _, _, first, last, block = item_place(layout.partition, part)
-        for channel in range(first, last):
-            lane = channel - first
-            place = dparameters + (block + lane // LANES) * (state + 2) * BYTES + 4 * (lane % LANES)
-            for n in range(state + 2):
-                total = ZERO
-                for row in range(batch):
-                    total += load_scalar(place + (row * blocks * (state + 2) + n) * BYTES)
-                if n < state:
-                    store_scalar(dA + 4 * (channel * state + n), total)
-                elif n == state and dD != 0:
-                    store_scalar(dD + 4 * channel, total)
-                elif n > state and dbias != 0:
-                    store_scalar(dbias + 4 * channel, total)
-
-
-def _build(stamp):  # type: ignore[no-untyped-def]
-    """The compiled entry points, made in a function so that their cache sees the stamp."""
-
-    @njit(nogil=True, cache=True)
-    def scan_backward(layout, inputs, gradients, scratch, first, last):  # type: ignore[no-untyped-def]
+    @Kernel
+    def scan_backward(
+        layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradients, scratch: int, first: int, last: int
+    ) -> None:
         if stamp != 0:
             for item in range(first, last):
                 _backward_item(layout, inputs, gradients, scratch, item)
 
-    @njit(nogil=True, cache=True)
-    def scan_reduce(layout, batch, gradients, dA, dD, dbias, dB, dC, reverse):  # type: ignore[no-untyped-def]
-        if stamp != 0:
-            _sum_parameters(layout, batch, gradients.dparameters, dA, dD, dbias)
-            _sum_parts(layout, batch, gradients.dB_parts, dB, reverse)
-            _sum_parts(layout, batch, gradients.dC_parts, dC, reverse)
-
-    return scan_backward, scan_reduce
+    return scan_backward
 
 
-scan_backward, scan_reduce = _build(SOURCE_STAMP)
+scan_backward = _build(SOURCE_STAMP)

@@ -6,13 +6,13 @@ too few registers. The state is written once a tile: to the next slot of `states
 as a checkpoint, else to the same slot again.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from hf_audio_mamba.ops.numba_blocks import (
-    SOURCE_STAMP,
     TILE,
     TILE_BYTES,
     ZERO,
@@ -26,6 +26,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     scatter_lanes,
     unpack_state,
 )
+from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel
 from hf_audio_mamba.ops.numba_intrinsics import (
     BYTES,
     LANES,
@@ -72,7 +73,7 @@ class ScanInputs(NamedTuple):
 
 
 @njit
-def _pack_item(layout, parameters, A, D, bias, item):  # type: ignore[no-untyped-def]
+def _pack_item(layout: ScanLayout, parameters: int, A: int, D: int, bias: int, item: int) -> None:
     state = layout.state
     _, _, first, last, block = item_place(layout.partition, item)
     for channel in range(first, last, LANES):
@@ -91,16 +92,16 @@ def _pack_item(layout, parameters, A, D, bias, item):  # type: ignore[no-untyped
 
 
 @njit
-def state_address(layout, states, row, slot, block):  # type: ignore[no-untyped-def]
+def state_address(layout: ScanLayout, states: int, row: int, slot: int, block: int) -> int:
     """Address of the (state, LANES) vectors of one slot and block."""
     return states + ((row * layout.slots + slot) * layout.partition.blocks + block) * layout.state * BYTES
 
 
-def _make_advance(power):  # type: ignore[no-untyped-def]
+def _make_advance(power: Callable[[Any], Any]) -> Any:
     """The time loop over one state; scratch rows are step sizes, step x input, output."""
 
     @njit
-    def advance(scratch, rows, A, state, B, C):  # type: ignore[no-untyped-def]
+    def advance(scratch: int, rows: int, A: int, state: int, B: Rows, C: Rows) -> Any:
         rate = load(A)
         h = load(state)
         for t in range(rows):
@@ -119,7 +120,7 @@ _advance_clamped = _make_advance(exp2_clamped)
 
 
 @njit
-def _enter_tile(scratch, rows, record, x, dt, apply_softplus):  # type: ignore[no-untyped-def]
+def _enter_tile(scratch: int, rows: int, record: int, x: Rows, dt: Rows, apply_softplus: bool) -> float:
     """Fill the scratch rows and return the largest exponent of the tile; record is (D, dt_bias, max |A|)."""
     skip = load(record)
     bias = load(record + BYTES)
@@ -136,11 +137,12 @@ def _enter_tile(scratch, rows, record, x, dt, apply_softplus):  # type: ignore[n
         store(place, step)
         store(place + TILE_BYTES, step * value)
         store(place + 2 * TILE_BYTES, skip * value)
-    return max_lanes(largest * load(record + 2 * BYTES))
+    exponent: float = max_lanes(largest * load(record + 2 * BYTES))
+    return exponent
 
 
 @njit
-def _leave_tile(scratch, rows, y, z):  # type: ignore[no-untyped-def]
+def _leave_tile(scratch: int, rows: int, y: Rows, z: Rows) -> None:
     """Gate the output rows and write them."""
     for t in range(rows):
         output = load(scratch + 2 * TILE_BYTES + t * BYTES)
@@ -152,7 +154,21 @@ def _leave_tile(scratch, rows, y, z):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _forward_block(layout, scratch, rows, count, record, before, after, x, dt, z, y, B, C):  # type: ignore[no-untyped-def]
+def _forward_block(
+    layout: ScanLayout,
+    scratch: int,
+    rows: int,
+    count: int,
+    record: int,
+    before: int,
+    after: int,
+    x: Rows,
+    dt: Rows,
+    z: Rows,
+    y: Rows,
+    B: Rows,
+    C: Rows,
+) -> None:
     """One tile of one block of channels, whose state goes from address `before` to address `after`."""
     target = y
     if count < LANES:
@@ -178,7 +194,7 @@ def _forward_block(layout, scratch, rows, count, record, before, after, x, dt, z
 
 
 @njit
-def _forward_tile(layout, inputs, y, scratch, item, start):  # type: ignore[no-untyped-def]
+def _forward_tile(layout: ScanLayout, inputs: ScanInputs, y: Stream, scratch: int, item: int, start: int) -> None:
     """One tile of all channels of a work item."""
     row, group, first, last, block = item_place(layout.partition, item)
     rows = min(TILE, layout.length - start)
@@ -206,7 +222,9 @@ def _forward_tile(layout, inputs, y, scratch, item, start):  # type: ignore[no-u
 
 
 @njit
-def _forward_item(layout, inputs, y, first_state, last_state, scratch, item):  # type: ignore[no-untyped-def]
+def _forward_item(
+    layout: ScanLayout, inputs: ScanInputs, y: Stream, first_state: int, last_state: int, scratch: int, item: int
+) -> None:
     row, _, first, last, block = item_place(layout.partition, item)
     size = 4 * layout.state
     for channel in range(first, last, LANES):
@@ -221,17 +239,26 @@ def _forward_item(layout, inputs, y, first_state, last_state, scratch, item):  #
         unpack_state(target, source, layout.state, min(LANES, last - channel))
 
 
-def _build(stamp):  # type: ignore[no-untyped-def]
-    """The compiled entry points; see `numba_blocks._source_stamp` for why they are made in a function."""
+def _build(stamp: int) -> tuple[Kernel, ...]:
+    """The compiled entry points; see `numba_compile._source_stamp` for why they are made in a function."""
 
-    @njit(nogil=True, cache=True)
-    def pack_parameters(layout, parameters, A, D, bias):  # type: ignore[no-untyped-def]
+    @Kernel
+    def pack_parameters(layout: ScanLayout, parameters: int, A: int, D: int, bias: int) -> None:
         if stamp != 0:
             for part in range(layout.partition.groups * layout.partition.chunks):
                 _pack_item(layout, parameters, A, D, bias, part)
 
-    @njit(nogil=True, cache=True)
-    def scan_forward(layout, inputs, y, first_state, last_state, scratch, first, last):  # type: ignore[no-untyped-def]
+    @Kernel
+    def scan_forward(
+        layout: ScanLayout,
+        inputs: ScanInputs,
+        y: Stream,
+        first_state: int,
+        last_state: int,
+        scratch: int,
+        first: int,
+        last: int,
+    ) -> None:
         if stamp != 0:
             for item in range(first, last):
                 _forward_item(layout, inputs, y, first_state, last_state, scratch, item)
