@@ -107,17 +107,17 @@ def play(
         sampling_rate: In Hz.
         generator: Draws phases and noise.
     """
-    time = np.arange(int((seconds + timbre.release_s) * sampling_rate), dtype=np.float32) / sampling_rate
+    time = np.arange(int((seconds + timbre.release_s) * sampling_rate), dtype=np.float32) / np.float32(sampling_rate)
     bend = 2 ** (timbre.vibrato_cents / 1200 * np.sin(2 * np.pi * timbre.vibrato_hz * time)) - 1
-    cycles = frequency_hz * (time + np.cumsum(bend, dtype=np.float64) / sampling_rate)
-    tone = np.zeros(len(time), dtype=np.float32)
-    for ratio, level, decay in zip(timbre.ratios, timbre.levels, timbre.decays, strict=True):
-        if ratio * frequency_hz > 0.45 * sampling_rate:
-            break
-        # Whole cycles are dropped before the sine, in double precision: float32 is exact enough for the rest.
-        phase = np.modf(ratio * cycles + generator.random())[0].astype(np.float32)
-        tone += level * np.exp(-decay * time) * np.sin(2 * np.pi * phase)
-    tone += timbre.breath * generator.standard_normal(len(time), dtype=np.float32)
+    cycles = np.float32(frequency_hz) * (time + np.cumsum(bend, dtype=np.float32) / np.float32(sampling_rate))
+    heard = timbre.ratios * frequency_hz < 0.45 * sampling_rate
+    starts = generator.random(len(timbre.ratios), dtype=np.float32)
+    phases = np.float32(2 * np.pi) * (timbre.ratios[heard, None] * cycles + starts[heard, None])
+    partials = np.sin(phases, out=phases)
+    if timbre.decays.any():
+        partials *= np.exp(-timbre.decays[heard, None] * time)
+    tone = timbre.levels[heard] @ partials
+    tone += np.float32(timbre.breath) * generator.standard_normal(len(time), dtype=np.float32)
     attack = np.minimum(time / timbre.attack_s, 1)
     release = np.clip((seconds + timbre.release_s - time) / timbre.release_s, 0, 1)
-    return (tone * attack * release).astype(np.float32)
+    return np.asarray(tone * attack * release, dtype=np.float32)
