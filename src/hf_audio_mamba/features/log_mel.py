@@ -5,10 +5,9 @@ PyTorch.
 from functools import lru_cache
 
 import torch
-from transformers.audio_utils import mel_filter_bank
 
 from hf_audio_mamba.errors import UsageError
-from hf_audio_mamba.features.spectrogram import SpectrogramSettings, check_waveform, power_chunks
+from hf_audio_mamba.features.spectrogram import SpectrogramSettings, check_waveform, mel_filters, power_chunks
 
 AMIN = 1e-10  # librosa.power_to_db: powers below count as this
 # Mel bands multiplied at a time. Each filter covers a narrow stretch of bins: a few bands need only a part of
@@ -76,8 +75,23 @@ class LogMel:
         check_waveform(waveform)
         if waveform.ndim == 2:
             return torch.stack([self(row) for row in waveform])
-        pieces = [self._mel_power(power) for power in power_chunks(waveform, self.settings)]
-        return self._to_db(torch.cat(pieces))
+        mel = self._compiled_mel_power(waveform)
+        if mel is None:
+            mel = torch.cat([self._mel_power(power) for power in power_chunks(waveform, self.settings)])
+        return self._to_db(mel)
+
+    def _compiled_mel_power(self, waveform: torch.Tensor) -> torch.Tensor | None:
+        """The numba kernel's result, or None where it does not apply: other devices, dtypes and transform lengths."""
+        if waveform.device.type != "cpu" or waveform.dtype != torch.float32:
+            return None
+        from hf_audio_mamba.ops import numba_cpu
+
+        if numba_cpu.unavailable_reason() is not None:
+            return None
+        from hf_audio_mamba.features import mel_kernel
+
+        plan = mel_kernel.plan_for(self.settings, self.num_mel_bins)
+        return None if plan is None else mel_kernel.mel_power(waveform, plan)
 
     def _mel_power(self, power: torch.Tensor) -> torch.Tensor:
         blocks = _filter_blocks(self.settings, self.num_mel_bins, power.dtype, power.device)
@@ -94,16 +108,7 @@ def _filter_blocks(
     settings: SpectrogramSettings, num_mel_bins: int, dtype: torch.dtype, device: torch.device
 ) -> _FilterBlocks:
     """Mel filters in blocks of neighbouring bands: the bins that a block touches, its weights `(bins, bands)`."""
-    filters = mel_filter_bank(
-        num_frequency_bins=settings.num_bins,
-        num_mel_filters=num_mel_bins,
-        min_frequency=0.0,
-        max_frequency=settings.sampling_rate / 2,
-        sampling_rate=settings.sampling_rate,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    bank = torch.from_numpy(filters)
+    bank = torch.from_numpy(mel_filters(settings, num_mel_bins))
     blocks = []
     for start in range(0, num_mel_bins, _BAND_BLOCK):
         weights = bank[:, start : start + _BAND_BLOCK]

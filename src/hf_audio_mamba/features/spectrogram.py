@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from transformers.audio_utils import mel_filter_bank
 
 from hf_audio_mamba.errors import ShapeError, UsageError
 
@@ -88,10 +91,27 @@ def power_chunks(waveform: torch.Tensor, settings: SpectrogramSettings) -> Itera
         yield torch.addcmul(real * real, imaginary, imaginary)
 
 
-@lru_cache(maxsize=8)
-def _window(settings: SpectrogramSettings, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Periodic Hann window, centred in `n_fft` samples."""
+def hann_window(settings: SpectrogramSettings) -> torch.Tensor:
+    """Periodic Hann window of `win_length` samples, centred in `(n_fft,)`, float64."""
     window = torch.hann_window(settings.win_length, dtype=torch.float64)
     left = (settings.n_fft - settings.win_length) // 2
-    right = settings.n_fft - settings.win_length - left
-    return torch.nn.functional.pad(window, (left, right)).to(dtype=dtype, device=device)
+    return torch.nn.functional.pad(window, (left, settings.n_fft - settings.win_length - left))
+
+
+def mel_filters(settings: SpectrogramSettings, num_mel_bins: int) -> npt.NDArray[np.float64]:
+    """Triangular filters `(bins, bands)`, Slaney scale and area, from 0 Hz to half the sampling rate."""
+    filters: npt.NDArray[np.float64] = mel_filter_bank(
+        num_frequency_bins=settings.num_bins,
+        num_mel_filters=num_mel_bins,
+        min_frequency=0.0,
+        max_frequency=settings.sampling_rate / 2,
+        sampling_rate=settings.sampling_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return filters
+
+
+@lru_cache(maxsize=8)
+def _window(settings: SpectrogramSettings, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return hann_window(settings).to(dtype=dtype, device=device)

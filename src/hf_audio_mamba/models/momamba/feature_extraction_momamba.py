@@ -112,6 +112,11 @@ class MoMambaFeatureExtractor(SequenceFeatureExtractor):
         """Frames for each second of audio."""
         return float(self.sampling_rate / self.hop_length)
 
+    @property
+    def log_mel(self) -> LogMel:
+        """The transform behind the mel bands, in dB."""
+        return LogMel(self.sampling_rate, self.n_fft, self.win_length, self.hop_length, self.num_mel_bins, self.top_db)
+
     def __call__(
         self,
         raw_speech: Any,
@@ -169,9 +174,7 @@ class MoMambaFeatureExtractor(SequenceFeatureExtractor):
 
     def _extract(self, waveform: Float32Array) -> Float32Array:
         """Compute `(frames, feature_size)` of one clip."""
-        log_mel = LogMel(
-            self.sampling_rate, self.n_fft, self.win_length, self.hop_length, self.num_mel_bins, self.top_db
-        )
+        log_mel = self.log_mel
         samples = torch.from_numpy(waveform)
         features = log_mel(samples)
         if self.do_normalize:
