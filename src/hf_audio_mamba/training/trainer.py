@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, PrinterCallback
@@ -98,6 +98,16 @@ class AudioTrainer(Trainer):
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
 
     # Order of clips
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The training loader, whose worker seeds do not come from torch's global random state.
+
+        Otherwise whether workers outlive an epoch, and a resume, would change what dropout draws.
+        """
+        loader: Any = super().get_train_dataloader()
+        plain = getattr(loader, "base_dataloader", loader)
+        plain.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader  # type: ignore[no-any-return]  # accelerate's wrapper passes for a DataLoader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset = self.train_dataset if train_dataset is None else train_dataset

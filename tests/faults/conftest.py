@@ -1,0 +1,5 @@
+"""The trainer of the training tests serves the fault tests too."""
+
+from tests.training.conftest import make_trainer, quick_and_quiet
+
+__all__ = ["make_trainer", "quick_and_quiet"]
