@@ -70,13 +70,8 @@ class MoMambaFeatureExtractor(SequenceFeatureExtractor):
         unknown = sorted(kwargs.keys() - _FOREIGN_KEYS)
         if unknown:
             raise UsageError(f"MoMambaFeatureExtractor has no setting {', '.join(unknown)}; check the spelling")
-        for name, flag in (
-            ("chroma", chroma),
-            ("do_normalize", do_normalize),
-            ("return_attention_mask", return_attention_mask),
-        ):
-            if not isinstance(flag, bool):
-                raise UsageError(f"{name} must be true or false, but is {flag!r}")
+        _check_flags(chroma=chroma, do_normalize=do_normalize, return_attention_mask=return_attention_mask)
+        _check_padding_settings(padding_side, padding_value)
         self.n_fft = n_fft
         self.win_length = win_length
         self.hop_length = hop_length
@@ -84,28 +79,15 @@ class MoMambaFeatureExtractor(SequenceFeatureExtractor):
         self.chroma = chroma
         self.do_normalize = do_normalize
         self.top_db = top_db
-        try:
-            rate = check_sampling_rate(sampling_rate)
-        except AudioError as error:
-            raise UsageError(str(error)) from error
-        LogMel(rate, n_fft, win_length, hop_length, num_mel_bins, top_db)  # checks the settings
-        _check_padding_settings(padding_side, padding_value)
-        size = num_mel_bins + NUM_CHROMA * chroma
-        if size < 2:
-            raise UsageError("num_mel_bins must be at least 2: Transformers takes one value a frame for a waveform")
-        if feature_size not in (None, size):
-            raise UsageError(
-                f"feature_size {feature_size!r} contradicts num_mel_bins {num_mel_bins} with chroma {chroma}, "
-                f"which make {size}; leave feature_size out"
-            )
         super().__init__(
-            feature_size=size,
-            sampling_rate=rate,
+            feature_size=_feature_size(num_mel_bins, chroma, feature_size),
+            sampling_rate=_checked_rate(sampling_rate),
             padding_value=padding_value,
             padding_side=padding_side,
             return_attention_mask=return_attention_mask,
             **kwargs,
         )
+        _ = self.log_mel  # checks the other settings
 
     @property
     def frames_per_second(self) -> float:
@@ -226,6 +208,33 @@ def _is_clip(value: Any) -> bool:
 def _carries_rate(clip: Any) -> bool:
     """Whether the rate comes with the clip: files, decoders, dicts."""
     return not isinstance(clip, (np.ndarray, torch.Tensor, list, tuple))
+
+
+def _check_flags(**flags: Any) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise UsageError(f"{name} must be true or false, but is {flag!r}")
+
+
+def _checked_rate(sampling_rate: Any) -> int:
+    try:
+        return check_sampling_rate(sampling_rate)
+    except AudioError as error:
+        raise UsageError(str(error)) from error
+
+
+def _feature_size(num_mel_bins: Any, chroma: bool, stated: Any) -> int:
+    """Values a frame; what is stated must agree."""
+    if isinstance(num_mel_bins, bool) or not isinstance(num_mel_bins, int) or num_mel_bins < 2:
+        # Of one value a frame Transformers would think that it is a waveform, and pad it as one.
+        raise UsageError(f"num_mel_bins must be a whole number of at least 2, but is {num_mel_bins!r}")
+    size = num_mel_bins + NUM_CHROMA * chroma
+    if stated not in (None, size):
+        raise UsageError(
+            f"feature_size {stated!r} contradicts num_mel_bins {num_mel_bins} with chroma {chroma}, "
+            f"which make {size}; leave feature_size out"
+        )
+    return size
 
 
 def _check_padding_settings(padding_side: Any, padding_value: Any) -> None:
