@@ -35,7 +35,7 @@ __all__ = [
 __getattr__ = attach(
     __name__,
     {name: ".models.momamba" for name in __all__ if name.startswith("MoMamba")}
-    | {name: ".ops" for name in ("available_backends", "scan_backend", "selective_scan")},
+    | dict.fromkeys(("available_backends", "scan_backend", "selective_scan"), ".ops"),
 )
 
 

@@ -9,6 +9,7 @@ import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -21,7 +22,7 @@ def _register_configs() -> None:
     AutoConfig.register("momamba", MoMambaConfig, exist_ok=True)
 
 
-def _register_feature_extractors() -> None:
+def _register_extractors() -> None:
     from transformers import AutoFeatureExtractor
 
     from hf_audio_mamba.models.momamba import MoMambaConfig, MoMambaFeatureExtractor
@@ -44,20 +45,41 @@ def _register_pipelines() -> None:
     register_pipelines()
 
 
-REGISTRATIONS: dict[str, Callable[[], None]] = {
-    "transformers.models.auto.configuration_auto": _register_configs,
-    "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
-    "transformers.models.auto.modeling_auto": _register_models,
-    "transformers.pipelines": _register_pipelines,
-}
+@dataclass(frozen=True)
+class _Registration:
+    """What `register` makes known belongs to the module `theirs` and needs the module `ours`."""
+
+    theirs: str
+    ours: str
+    register: Callable[[], None]
+
+    def run_if_ready(self) -> None:
+        """Register where their module is there, unless either is still being imported: its end comes here again."""
+        if self.theirs in sys.modules and not _is_being_imported(self.theirs) and not _is_being_imported(self.ours):
+            self.register()
+
+
+_AUTO = "transformers.models.auto."
+_MOMAMBA = "hf_audio_mamba.models.momamba."
+REGISTRATIONS = (
+    _Registration(_AUTO + "configuration_auto", _MOMAMBA + "configuration_momamba", _register_configs),
+    _Registration(_AUTO + "feature_extraction_auto", _MOMAMBA + "feature_extraction_momamba", _register_extractors),
+    _Registration(_AUTO + "modeling_auto", _MOMAMBA + "modeling_momamba", _register_models),
+    _Registration("transformers.pipelines", "hf_audio_mamba.pipelines", _register_pipelines),
+)
+
+
+def _is_being_imported(name: str) -> bool:
+    """Whether a module has been started but not finished (our models import what imports the Auto classes)."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 class _RegisteringLoader(importlib.abc.Loader):
-    """Loads a module as its own loader would, then registers what belongs to it."""
+    """Loads a module as its own loader would, then registers what waited for it."""
 
-    def __init__(self, loader: importlib.abc.Loader, register: Callable[[], None]) -> None:
+    def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
-        self._register = register
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -68,17 +90,20 @@ class _RegisteringLoader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        self._register()
+        if module.__spec__ is not None:
+            module.__spec__._initializing = False  # type: ignore[attr-defined]  # its own code has run to the end
+        for registration in REGISTRATIONS:
+            if module.__name__ in (registration.theirs, registration.ours):
+                registration.run_if_ready()
 
 
 class _RegistrationFinder(importlib.abc.MetaPathFinder):
-    """Puts a `_RegisteringLoader` in front of the modules that have something to register."""
+    """Puts a `_RegisteringLoader` in front of the modules that a registration waits for."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        register = REGISTRATIONS.get(fullname)
-        if register is None:
+        if not any(fullname in (registration.theirs, registration.ours) for registration in REGISTRATIONS):
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
@@ -86,7 +111,7 @@ class _RegistrationFinder(importlib.abc.MetaPathFinder):
                 continue
             spec: ModuleSpec | None = find(fullname, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader = _RegisteringLoader(spec.loader, register)
+                spec.loader = _RegisteringLoader(spec.loader)
                 return spec
         return None
 
@@ -98,6 +123,5 @@ def install() -> None:
     """
     if not any(isinstance(finder, _RegistrationFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegistrationFinder())
-    for module, register in REGISTRATIONS.items():
-        if module in sys.modules:
-            register()
+    for registration in REGISTRATIONS:
+        registration.run_if_ready()

@@ -30,7 +30,13 @@ class ModelCase:
 
 
 def _momamba(**overrides: Any) -> MoMambaConfig:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "num_mel_bins": 6, "hidden_dropout": 0.0}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "state_size": 4,
+        "num_mel_bins": 6,
+        "hidden_dropout": 0.0,
+    }
     return MoMambaConfig(**{**sizes, **overrides})
 
 

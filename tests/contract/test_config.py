@@ -20,8 +20,10 @@ def test_config_survives_json_and_disk(case: ModelCase, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is type(config)
-    assert {k: v for k, v in loaded.to_dict().items() if k != "transformers_version"} == {
-        k: v for k, v in config.to_dict().items() if k != "transformers_version"
+    # What differs says where and by which version a file was written, not what the model is.
+    assert {**loaded.to_dict(), "_name_or_path": "", "transformers_version": None} == config.to_dict() | {
+        "_name_or_path": "",
+        "transformers_version": None,
     }
 
 
@@ -51,7 +53,7 @@ def test_one_label_map_is_enough(case: ModelCase, given: dict[str, dict[str, int
     ids=["gap", "duplicate", "contradiction"],
 )
 def test_label_maps_that_do_not_fit_are_refused(case: ModelCase, labels: dict[str, dict[int, str]]) -> None:
-    with pytest.raises(Exception, match="label2id|id2label"):
+    with pytest.raises(Exception, match=r"label2id|id2label"):
         case.make_config(**labels)
 
 

@@ -21,6 +21,7 @@ def test_every_parameter_gets_a_gradient(case: ModelCase, model: PreTrainedModel
     assert missing == []
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
 def test_gradient_checkpointing_changes_nothing(case: ModelCase, model: PreTrainedModel) -> None:
     model.train()
     inputs, labels = case.inputs(), torch.tensor([0, 2])
@@ -41,7 +42,11 @@ def test_gradient_checkpointing_changes_nothing(case: ModelCase, model: PreTrain
     ],
 )
 def test_problem_types_have_their_loss(
-    case: ModelCase, problem_type: str, num_labels: int, labels: torch.Tensor, recwarn: pytest.WarningsRecorder
+    case: ModelCase,
+    problem_type: str,
+    num_labels: int,
+    labels: torch.Tensor,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     config = case.config(num_labels=num_labels, problem_type=problem_type)
     model = AutoModelForAudioClassification.from_config(config)

@@ -26,7 +26,9 @@ def test_equals_transformers(mixers: tuple[MambaMixer, TransformersMixer]) -> No
     torch.testing.assert_close(ours(hidden), theirs(hidden), atol=1e-5, rtol=1e-5)
 
 
-def test_left_padding_equals_transformers_and_the_unpadded_run(mixers: tuple[MambaMixer, TransformersMixer]) -> None:
+def test_left_padding_equals_transformers_and_the_unpadded_run(
+    mixers: tuple[MambaMixer, TransformersMixer],
+) -> None:
     ours, theirs = mixers
     hidden = torch.randn(1, 21, 24)
     padded = torch.cat([torch.full((1, 5, 24), 50.0), hidden], dim=1)

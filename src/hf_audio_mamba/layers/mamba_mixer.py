@@ -49,7 +49,7 @@ class MambaMixer(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.intermediate_size, state_size))
         self.D = nn.Parameter(torch.empty(self.intermediate_size))
         self.out_proj = nn.Linear(self.intermediate_size, hidden_size, bias=False)
-        # The state matrix sets time scales, not a mapping: decay towards zero would mean something else (Mamba reference code).
+        # These set time scales and a skip, not a mapping; pulling them towards zero is no regularisation (Mamba code).
         self.A_log._no_weight_decay = True  # type: ignore[attr-defined]
         self.D._no_weight_decay = True  # type: ignore[attr-defined]
 

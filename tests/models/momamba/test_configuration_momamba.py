@@ -44,7 +44,9 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
 
 def test_every_field_of_its_own_is_covered_above() -> None:
     own = set(MoMambaConfig.__annotations__)
-    checked = {mark.args[1][i][0] for mark in test_a_value_out_of_range_is_refused_by_name.pytestmark for i in range(24)}
+    checked = {
+        mark.args[1][i][0] for mark in test_a_value_out_of_range_is_refused_by_name.pytestmark for i in range(24)
+    }
     assert own <= checked
 
 

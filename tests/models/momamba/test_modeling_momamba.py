@@ -15,7 +15,13 @@ from hf_audio_mamba.models.momamba.modeling_momamba import sinusoidal_positions
 
 
 def tiny(**overrides: Any) -> MoMambaConfig:
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "state_size": 4, "num_mel_bins": 5, "hidden_dropout": 0.0}
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "state_size": 4,
+        "num_mel_bins": 5,
+        "hidden_dropout": 0.0,
+    }
     return MoMambaConfig(**{**sizes, "num_labels": 3, **overrides})
 
 
@@ -182,9 +188,7 @@ def test_positions_start_at_the_first_valid_frame(encoding: str, cls_position: s
     clip = torch.randn(1, 7, 5)
     padded = torch.cat([torch.zeros(1, 3, 5), clip], dim=1)
     mask = torch.tensor([[0] * 3 + [1] * 7])
-    torch.testing.assert_close(
-        model(padded, attention_mask=mask).logits, model(clip).logits, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits, model(clip).logits, atol=1e-5, rtol=0)
     plain = randomised(MoMambaForAudioClassification(tiny(cls_position=cls_position)))
     plain.load_state_dict(model.state_dict(), strict=False)
     assert (plain(clip).logits - model(clip).logits).abs().max() > 1e-3

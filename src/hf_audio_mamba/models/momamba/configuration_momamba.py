@@ -1,7 +1,7 @@
 """Configuration of MoMamba."""
 
 # No `from __future__ import annotations` here: it would turn off the type checks of @strict.
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -10,7 +10,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-# Far above any model of this kind; a larger number in a file is damage or malice, and is refused before memory is asked for.
+# Far above any model of this kind; a larger number in a file is damage or malice, refused before memory is asked for.
 MAX_HIDDEN_SIZE = 65_536
 MAX_LAYERS = 1_024
 
@@ -39,8 +39,8 @@ class MoMambaConfig(PreTrainedConfig):
             Used by `position_encoding="learned"` alone.
         bidirectional: Whether each block has a second mixer over the reversed frames.
         residual: Whether each block's input is added to its output before normalisation. The paper's text has no
-            residual path, and its literal preset (`hub_configs/momamba/paper`) sets this to False; see the README for the
-            run that decided the default.
+            residual path, and its literal preset (`hub_configs/momamba/paper`) sets this to False; the README shows
+            the run that decided the default.
         hidden_dropout: Dropout probability after each block and inside the regression head, in [0, 1).
         regression_hidden_size: Width of the hidden layer of the regression head; None means half of `hidden_size`.
         layer_norm_eps: Added to the variance in layer normalisation.
@@ -56,7 +56,7 @@ class MoMambaConfig(PreTrainedConfig):
     """
 
     model_type = "momamba"
-    attribute_map = {"d_model": "hidden_size", "num_layers": "num_hidden_layers"}
+    attribute_map: ClassVar[dict[str, str]] = {"d_model": "hidden_size", "num_layers": "num_hidden_layers"}
 
     hidden_size: int = 512
     num_hidden_layers: int = 4

@@ -1,0 +1,83 @@
+"""`import hf_audio_mamba` is light, and makes the models known whenever and however often it is imported."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Overwriting" not in done.stderr
+    return done.stdout
+
+
+def test_import_does_no_heavy_work() -> None:
+    code = """
+        import sys
+        import hf_audio_mamba
+        heavy = {"torch", "transformers", "numba", "librosa", "datasets", "sklearn", "matplotlib", "soundfile", "numpy"}
+        print(sorted(heavy & set(sys.modules)))
+    """
+    assert run_python(code).strip() == "[]"
+
+
+CHECK = """
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+config = AutoConfig.for_model("momamba", hidden_size=8, num_hidden_layers=1, num_mel_bins=4)
+names = [type(config).__name__, type(AutoModel.from_config(config)).__name__]
+names.append(type(AutoModelForAudioClassification.from_config(config)).__name__)
+extractors = [c.__name__ for pair in AutoFeatureExtractor_mapping()._extra_content.values() for c in (pair,)]
+print(*names, *extractors, "our" if "hf_audio_mamba" in PIPELINE_REGISTRY.supported_tasks["audio-classification"]["impl"].__module__ else "stock")
+""".replace(
+    "AutoFeatureExtractor_mapping()",
+    "__import__('transformers.models.auto.feature_extraction_auto', fromlist=['x']).FEATURE_EXTRACTOR_MAPPING",
+)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import hf_audio_mamba",
+        "import hf_audio_mamba\nimport transformers",
+        "import transformers\nimport hf_audio_mamba",
+        "from transformers import pipeline, AutoModelForAudioClassification\nimport hf_audio_mamba",
+        "from transformers import PreTrainedModel\nimport hf_audio_mamba",
+        "import hf_audio_mamba\nfrom transformers import PreTrainedModel, Trainer",
+        "import hf_audio_mamba, importlib\nimportlib.reload(hf_audio_mamba)\nfrom transformers import pipeline",
+        "from transformers import pipeline\nimport hf_audio_mamba, importlib\nimportlib.reload(hf_audio_mamba)",
+        "import hf_audio_mamba\nfrom hf_audio_mamba import MoMambaForAudioClassification, MoMambaConfig",
+        "from hf_audio_mamba.models.momamba.modeling_momamba import MoMambaModel",
+        "from hf_audio_mamba.pipelines import AudioClassificationPipeline",
+    ],
+)
+def test_models_are_known_in_any_order_of_imports(order: str) -> None:
+    expected = "MoMambaConfig MoMambaModel MoMambaForAudioClassification MoMambaFeatureExtractor our"
+    assert run_python(order + "\n" + CHECK).strip() == expected
+
+
+def test_importing_does_not_hide_the_loaders_of_transformers() -> None:
+    code = """
+        import hf_audio_mamba
+        import transformers.models.auto.modeling_auto as module
+        print(type(module.__loader__).__name__, type(module.__spec__.loader).__name__, module.__file__.endswith(".py"))
+    """
+    assert run_python(code).strip() == "SourceFileLoader SourceFileLoader True"
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    import hf_audio_mamba
+
+    with pytest.raises(AttributeError, match="MoMambaForEverything"):
+        _ = hf_audio_mamba.MoMambaForEverything
+    assert set(hf_audio_mamba.__all__) <= set(dir(hf_audio_mamba))
+    for name in hf_audio_mamba.__all__:
+        assert getattr(hf_audio_mamba, name) is not None
