@@ -81,6 +81,8 @@ class AugmentationConfig:
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
+            if entry.type is int and not isinstance(value, int):
+                raise UsageError(f"{entry.name} is {value}, but must be a whole number")
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{entry.name} is {value}, but must be a finite number of at least 0")
         for name in ("spec_augment_time_fraction", "mixup_probability"):

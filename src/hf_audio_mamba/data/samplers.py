@@ -60,21 +60,13 @@ class LengthGroupedSampler(Sampler[int]):
         lengths: Frames of each clip.
         batch_size: Clips in a batch; with several processes, in all of their batches of one step together.
         seed: First part of the seed.
-        sampler: Chooses the clips instead of a plain shuffle, for instance a `ClassBalancedSampler`.
 
     Raises:
         ShapeError: If there are no lengths.
         UsageError: If the batch size is below 1.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        seed: int = 0,
-        sampler: ClassBalancedSampler | None = None,
-    ) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int = 0) -> None:
         if not lengths:
             raise ShapeError("lengths is empty: a sampler needs at least one clip")
         if batch_size < 1:
@@ -82,24 +74,18 @@ class LengthGroupedSampler(Sampler[int]):
         self._lengths = np.asarray(lengths)
         self._batch_size = batch_size
         self._seed = seed
-        self._sampler = sampler
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""
         self._epoch = epoch
-        if self._sampler is not None:
-            self._sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self._lengths) if self._sampler is None else len(self._sampler)
+        return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng((self._seed, self._epoch))
-        if self._sampler is None:
-            chosen = generator.permutation(len(self))
-        else:
-            chosen = np.fromiter(self._sampler, dtype=np.int64, count=len(self))
+        chosen = generator.permutation(len(self))
         pool = self._batch_size * _BATCHES_PER_POOL
         chosen = np.concatenate([self._by_length(chosen[start : start + pool]) for start in range(0, len(self), pool)])
         full = len(chosen) // self._batch_size

@@ -28,9 +28,9 @@ CONTOURS = {
     "valley": ((1, 0, 2), (2, 0, 1)),
 }
 
-_LOWEST_MIDI_PITCH = 45
-_HIGHEST_MIDI_PITCH = 84
-_WIDEST_INTERVAL = 7
+# Middles of a low, a middle and a high register, as MIDI pitches, and how far a note may be from the middle.
+_REGISTERS = (52, 64, 76)
+_SPREAD = 5
 
 
 def synthetic_notes(*, num_clips: int = 2000, seconds: float = 1.0, seed: int = 0) -> AudioDataset:
@@ -97,11 +97,9 @@ def render_motif(contour: str, family: str, *, seconds: float, seed: tuple[int, 
     return (motif * np.float32(10 ** (generator.uniform(-12, -1) / 20) / peak)).astype(np.float32)
 
 
-def _draw_pitches(generator: np.random.Generator) -> list[float]:
-    """Three MIDI pitches, ascending, with steps of 2 to 7 semitones."""
-    first, second = generator.integers(2, _WIDEST_INTERVAL + 1, size=2)
-    lowest = int(generator.integers(_LOWEST_MIDI_PITCH, _HIGHEST_MIDI_PITCH - first - second + 1))
-    return [lowest, lowest + int(first), lowest + int(first + second)]
+def _draw_pitches(generator: np.random.Generator) -> list[int]:
+    """Three MIDI pitches, ascending, one from each register: at least 2 and at most 22 semitones apart."""
+    return [int(middle + generator.integers(-_SPREAD, _SPREAD + 1)) for middle in _REGISTERS]
 
 
 def _draw_rhythm(seconds: float, generator: np.random.Generator) -> tuple[list[float], list[float]]:
