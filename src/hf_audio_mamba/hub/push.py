@@ -64,8 +64,8 @@ def push_folder(
         UsageError: If the folder is missing or has nothing to upload, or `repo_id` is no valid name.
         HubError: If the Hub cannot be reached or refuses; the message says how to push later.
     """
-    import httpx2
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import httpx
 
     source = Path(folder)
     _check_arguments(source, repo_id)
@@ -77,7 +77,7 @@ def push_folder(
                 return _push_once(api, source, repo_id, private=private, commit_message=commit_message)
         # huggingface_hub has no base class for its errors: statuses and tokens come as OSError, the network as
         # HTTPError, bad card metadata as ValueError, large files as RuntimeError.
-        except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
+        except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
             failure = error
         if attempt == MAX_RETRIES or not _worth_retrying(failure):
             break
@@ -143,8 +143,8 @@ def _request_timeout(seconds: float) -> Iterator[None]:
 
 
 def _worth_retrying(error: Exception) -> bool:
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
 
     if isinstance(error, json.JSONDecodeError):
         # The check of the card's metadata reads the answer as JSON before it looks at the status: an error page.
@@ -153,7 +153,7 @@ def _worth_retrying(error: Exception) -> bool:
         if error.response.status_code not in TRANSIENT_STATUS:
             return False
         request = error.response.request
-    elif isinstance(error, (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)):
+    elif isinstance(error, (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)):
         request = error.request
     else:
         return False
@@ -169,8 +169,8 @@ def _wait_s(error: Exception, attempt: int) -> float:
 
 def _reason(error: Exception, endpoint: str, timeout_s: float) -> str:
     """Say in one line why a push failed. Requests are not quoted: their headers hold the token."""
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
 
     if isinstance(error, HfHubHTTPError):
         response = error.response
@@ -179,9 +179,9 @@ def _reason(error: Exception, endpoint: str, timeout_s: float) -> str:
         return f"{endpoint} answered {response.status_code}: {said}{hints.get(response.status_code, '')}"
     if isinstance(error, OfflineModeIsEnabled):
         return "offline mode is on (unset HF_HUB_OFFLINE)"
-    if isinstance(error, httpx2.TimeoutException):
+    if isinstance(error, httpx.TimeoutException):
         return f"{endpoint} did not answer within {timeout_s:g} s"
-    if isinstance(error, (httpx2.HTTPError, json.JSONDecodeError)):
+    if isinstance(error, (httpx.HTTPError, json.JSONDecodeError)):
         return f"the connection to {endpoint} failed ({error or type(error).__name__})"
     return " ".join(str(error).split())
 

@@ -138,7 +138,7 @@ def _check_tensors(folder: Path, config: "PreTrainedConfig", tensors: Mapping[st
             f"{folder}: {CONFIG_NAME} says {layers} layers, but the weights hold {len(tensors)} tensors; "
             "they belong to another size"
         )
-    expected = _expected_tensors(config)
+    expected = _expected_tensors(folder, config)
     missing = sorted(expected.keys() - tensors.keys())
     extra = sorted(tensors.keys() - expected.keys())
     common = [name for name in expected if name in tensors]
@@ -165,13 +165,17 @@ def _check_tensors(folder: Path, config: "PreTrainedConfig", tensors: Mapping[st
         )
 
 
-def _expected_tensors(config: "PreTrainedConfig") -> dict[str, "torch.Tensor"]:
+def _expected_tensors(folder: Path, config: "PreTrainedConfig") -> dict[str, "torch.Tensor"]:
     """The state of the model that was saved, on the meta device: shapes without memory."""
     import torch
     from transformers import AutoModelForAudioClassification
 
-    with torch.device("meta"):
-        model = AutoModelForAudioClassification.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForAudioClassification.from_config(config)
+    # Transformers does not check the fields that it shares between all models, so building may fail at them.
+    except Exception as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME} does not describe a model: {_one_line(error)}") from error
     body = model.base_model
     saved_without_head = config.architectures == [type(body).__name__]
     return dict((body if saved_without_head else model).state_dict())
