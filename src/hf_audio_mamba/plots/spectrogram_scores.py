@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_LABELS = 10
 # More columns than any screen has pixels; an hour of audio at 100 frames a second has 360 000.
 MAX_COLUMNS = 4000
-FREQUENCY_TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16_000)
+FREQUENCY_TICKS = (250, 500, 1000, 2000, 4000, 8000, 16_000)
 
 
 class ScoredSegment(NamedTuple):
