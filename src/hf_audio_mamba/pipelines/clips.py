@@ -83,7 +83,9 @@ def _opened(clip: NamedClip, sampling_rate: int, timeout_s: float) -> Iterator[A
     elif isinstance(audio, _FILE_TYPES):
         yield audio
     else:
-        yield as_waveform(audio, sampling_rate=sampling_rate, name=clip.name)
+        waveform = as_waveform(audio, sampling_rate=sampling_rate, name=clip.name)
+        # The caller's array may be a reversed or read-only view, of which PyTorch makes no tensor.
+        yield np.require(waveform, requirements=["C", "W"])
 
 
 def _file_of_mapping(clip: NamedClip) -> Any:
