@@ -80,7 +80,11 @@ def make_trainer(tmp_path: Path) -> Callable[..., AudioTrainer]:
             args,
             data_collator=AudioCollator(extractor),
             train_dataset=FeatureDataset(
-                make_table(22, fixed_frames=fixed_frames), labels, augmentation=augmentation, seed=args.seed, num_labels=LABELS
+                make_table(22, fixed_frames=fixed_frames),
+                labels,
+                augmentation=augmentation,
+                seed=args.seed,
+                num_labels=LABELS,
             ),
             eval_dataset=FeatureDataset(make_table(6, seed=1, fixed_frames=fixed_frames), labels[:6]),
             feature_extractor=extractor,
