@@ -202,7 +202,9 @@ class TestTables:
             load_audio_folder(tmp_path)
 
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(content=st.binary(max_size=200) | st.text(alphabet='file_nam,lb"\n\r\x00.;a/wv', max_size=80).map(str.encode))
+    @given(
+        content=st.binary(max_size=200) | st.text(alphabet='file_nam,lb"\n\r\x00.;a/wv', max_size=80).map(str.encode)
+    )
     def test_any_bytes_give_a_data_error(self, tmp_path, content):
         (tmp_path / "metadata.csv").write_bytes(content)
         with pytest.raises(DataError):
@@ -211,7 +213,7 @@ class TestTables:
 
 class TestFolders:
     def test_an_empty_folder(self, tmp_path):
-        with pytest.raises(DataError, match="neither a metadata.csv nor subfolders"):
+        with pytest.raises(DataError, match=r"neither a metadata\.csv nor subfolders"):
             load_audio_folder(tmp_path)
 
     def test_an_empty_training_folder(self, tmp_path, write_table):
@@ -246,7 +248,9 @@ class TestRealData:
     """Counts are those of the READMEs beside the data."""
 
     def test_philharmonia_folders(self, shared_data):
-        with pytest.raises(DataError, match="3 validation and 9 test clips have labels that training never sees: 97, 101"):
+        with pytest.raises(
+            DataError, match="3 validation and 9 test clips have labels that training never sees: 97, 101"
+        ):
             load_audio_folder(shared_data / "philharmonia", label_column="pitch")
         dataset = load_audio_folder(shared_data / "philharmonia", label_column="pitch", unseen_labels="drop")
         assert len(dataset.label_names) == 78
@@ -258,7 +262,9 @@ class TestRealData:
         dataset = load_audio_folder(root, metadata="unseen_dynamics.csv", label_column="instrument")
         assert len(dataset.label_names) == 12
         assert dataset.info["clips"] == "train 3156, validation 434, test 1867"
-        with pytest.raises(DataError, match=r"french-horn_E2_1_fortissimo.* in validation and .*oboe_E6_15_mezzo-forte"):
+        with pytest.raises(
+            DataError, match=r"french-horn_E2_1_fortissimo.* in validation and .*oboe_E6_15_mezzo-forte"
+        ):
             load_audio_folder(root, metadata="unseen_instruments.csv", label_column="pitch")
 
     def test_esc10_folds_cover_everything(self, shared_data):

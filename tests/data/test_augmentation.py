@@ -34,7 +34,9 @@ def make_features(frames: int = 50, layout: FeatureLayout = NORMALIZED, seed: in
     return np.hstack([level_db, chroma]).astype(np.float32)
 
 
-def change(seed: int, frames: int = 50, layout: FeatureLayout = NORMALIZED, **strengths) -> tuple[np.ndarray, np.ndarray]:
+def change(
+    seed: int, frames: int = 50, layout: FeatureLayout = NORMALIZED, **strengths
+) -> tuple[np.ndarray, np.ndarray]:
     features = make_features(frames, layout)
     return features, augment(features, layout, AugmentationConfig(**{**OFF, **strengths}), np.random.default_rng(seed))
 

@@ -57,7 +57,7 @@ class TestUnseenLabels:
     test_clips = (clip("c", "z"), clip("d", "x"))
 
     def test_error_names_labels_and_clip(self):
-        with pytest.raises(DataError, match="1 test clips .* never sees: z .*'c'"):
+        with pytest.raises(DataError, match=r"1 test clips .* never sees: z .*'c'"):
             build(test=self.test_clips)
 
     def test_keep_gives_them_an_index(self):
@@ -201,5 +201,5 @@ class TestHoldOut:
     def test_fractions(self):
         assert hold_out_validation(list(self.clips), 0, 0) == (list(self.clips), [])
         for fraction in (-0.1, 0.6, float("nan")):
-            with pytest.raises(UsageError, match="between 0 and 0.5"):
+            with pytest.raises(UsageError, match=r"between 0 and 0\.5"):
                 hold_out_validation(list(self.clips), fraction, 0)

@@ -16,7 +16,9 @@ from hf_audio_mamba.models.momamba import MoMambaFeatureExtractor
 
 @pytest.fixture
 def clips(tmp_path, write_tone):
-    files = [write_tone(tmp_path / "audio" / f"{number}.wav", 200 + 30 * number, 0.2 + 0.05 * number) for number in range(6)]
+    files = [
+        write_tone(tmp_path / "audio" / f"{number}.wav", 200 + 30 * number, 0.2 + 0.05 * number) for number in range(6)
+    ]
     return [Clip(path.name, "x", path=path) for path in files]
 
 
@@ -166,7 +168,7 @@ class TestCorruptClips:
 
     def test_a_long_list_is_cut(self, extractor):
         broken = [Clip(f"broken{number}", "x", audio=b"no audio") for number in range(9)]
-        with pytest.raises(DataError, match="broken4.*; and 4 more") as caught:
+        with pytest.raises(DataError, match=r"broken4.*; and 4 more") as caught:
             compute_features(broken, extractor, cache_dir=None, max_corrupt_fraction=1.0)
         assert "broken5" not in str(caught.value)
 

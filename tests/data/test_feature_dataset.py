@@ -13,9 +13,7 @@ from hf_audio_mamba.models.momamba import MoMambaFeatureExtractor
 LENGTHS = (12, 30, 7, 25, 18, 40)
 LABELS = [0, 1, 2, 0, 1, 2]
 STRONG = AugmentationConfig(filter_db=6.0, mixup_alpha=0.4, mixup_probability=0.5)
-CROP_ONLY = AugmentationConfig(
-    spec_augment_time_masks=0, spec_augment_frequency_masks=0, time_shift=0, gain_db=0
-)
+CROP_ONLY = AugmentationConfig(spec_augment_time_masks=0, spec_augment_frequency_masks=0, time_shift=0, gain_db=0)
 MIX_ONLY = AugmentationConfig(
     spec_augment_time_masks=0,
     spec_augment_frequency_masks=0,
@@ -75,7 +73,7 @@ class TestDraws:
         )
         assert not np.array_equal(same[0]["input_values"], same[1]["input_values"])
 
-    @pytest.mark.parametrize("context", ["fork", "spawn"])
+    @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
     def test_are_the_same_in_workers_that_outlive_an_epoch(self, context):
         dataset, alone = make_dataset(), make_dataset()
         loader = DataLoader(
@@ -160,7 +158,9 @@ class TestMixup:
             hull = np.array(targets).T
             assert (item["labels"] >= hull.min(axis=1)).all()
             assert (item["labels"] <= hull.max(axis=1)).all()
-            assert not np.array_equal(item["input_values"], table.load(index)) or item["labels"].tolist() == targets[index]
+            assert (
+                not np.array_equal(item["input_values"], table.load(index)) or item["labels"].tolist() == targets[index]
+            )
 
     def test_unmixed_items_have_labels_of_the_same_kind(self):
         dataset = make_dataset(augmentation=AugmentationConfig(mixup_alpha=1.0, mixup_probability=0.3))

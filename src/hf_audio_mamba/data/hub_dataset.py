@@ -121,8 +121,9 @@ class _Reader:
         # A data set that does not exist, is private, needs a script, is damaged, or the Hub out of reach: `datasets`
         # has no common base for these.
         except (OSError, ValueError, RuntimeError, ImportError, self._datasets.exceptions.DatasetsError) as error:
+            reason = str(error).rstrip(".")
             raise DataError(
-                f"cannot load the data set {self._id!r}{f' [{split}]' if split else ''}: {error}. Check its name, "
+                f"cannot load the data set {self._id!r}{f' [{split}]' if split else ''}: {reason}. Check its name, "
                 "configuration and splits, the network (or HF_HUB_OFFLINE), and for a private one log in with "
                 "`hf auth login`. A folder of audio files is read with load_audio_folder."
             ) from error
@@ -139,9 +140,10 @@ class _Reader:
         for name in (self._audio_column, *self._label_columns):
             self._require_column(rows, name)
         audio = rows.select_columns([self._audio_column])
-        if isinstance(rows.features[self._audio_column], self._datasets.Audio):
+        feature = rows.features[self._audio_column]
+        if isinstance(feature, self._datasets.Audio):
             audio = audio.cast_column(self._audio_column, self._datasets.Audio(decode=False))
-        elif "bytes" not in (rows.features[self._audio_column] or {}):
+        elif not (isinstance(feature, dict) and "bytes" in feature):
             raise DataError(f"the column {self._audio_column!r} of {self._id} does not hold audio files")
         labels = rows.select_columns(self._label_columns)
         clips = []
