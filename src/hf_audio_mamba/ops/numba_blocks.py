@@ -9,10 +9,10 @@ from typing import NamedTuple, overload
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from hf_audio_mamba.ops.numba_intrinsics import BYTES, LANES, load_scalar, store_scalar
+from hf_audio_mamba.ops.numba_compile import kernel_part
+from hf_audio_mamba.ops.numba_intrinsics import BYTES, LANES, copy_float, copy_floats, load, splat, store
 
 TILE = 16  # steps of a tile, and between two checkpoints of the scan; 8 and 32 are slower on AVX-512
 TILE_BYTES = TILE * BYTES
@@ -97,13 +97,18 @@ def contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def empty(*shape: int) -> Tensor:
+    """Uninitialised float32 memory, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def scratch_memory(size: int) -> tuple[Tensor, int]:
     """Memory for one thread, and the first address in it on a cache line."""
-    memory = torch.empty(size + 64, dtype=torch.uint8)
+    memory = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
     return memory, -(-memory.data_ptr() // 64) * 64
 
 
-@njit
+@kernel_part
 def item_place(partition: Partition, item: int) -> tuple[int, int, int, int, int]:
     """(batch row, group, first channel, channel after the last, first block) of a work item."""
     per_row = partition.groups * partition.chunks
@@ -118,7 +123,7 @@ def item_place(partition: Partition, item: int) -> tuple[int, int, int, int, int
     return row, group, first, last, block
 
 
-@njit
+@kernel_part
 def rows_of(stream: Stream, row: int, time: int, channel: int) -> Rows:
     """Rows of a stream from one place on; absent if the stream is."""
     if stream.address == 0:
@@ -126,39 +131,47 @@ def rows_of(stream: Stream, row: int, time: int, channel: int) -> Rows:
     return Rows(stream.address + row * stream.batch + time * stream.step + 4 * channel, stream.step)
 
 
-@njit
+@kernel_part
 def gather_lanes(target: int, source: Rows, rows: int, count: int) -> Rows:
     """Copy `rows` rows of `count` < LANES values into full vectors with zeros behind; returns these rows."""
     if source.address == 0:
         return source
     for row in range(rows):
-        for lane in range(LANES):
-            value = load_scalar(source.address + row * source.step + 4 * lane) if lane < count else ZERO
-            store_scalar(target + row * BYTES + 4 * lane, value)
+        store(target + row * BYTES, splat(ZERO))
+        copy_floats(target + row * BYTES, source.address + row * source.step, count)
     return Rows(target, BYTES)
 
 
-@njit
+@kernel_part
 def scatter_lanes(target: Rows, source: int, rows: int, count: int) -> None:
     """Copy the first `count` values of `rows` vectors out."""
     for row in range(rows):
-        for lane in range(count):
-            value = load_scalar(source + row * BYTES + 4 * lane)
-            store_scalar(target.address + row * target.step + 4 * lane, value)
+        copy_floats(target.address + row * target.step, source + row * BYTES, count)
 
 
-@njit
+@kernel_part
+def sum_leading(target: int, parts: int, count: int, vectors: int) -> None:
+    """Add up `count` runs of vectors that lie one behind the other, first to last."""
+    for index in range(vectors):
+        total = splat(ZERO)
+        for part in range(count):
+            total = total + load(parts + (part * vectors + index) * BYTES)
+        store(target + index * BYTES, total)
+
+
+@kernel_part
 def pack_state(target: int, source: int, state: int, count: int) -> None:
     """(count, state) values to (state, LANES) vectors; zeros for lanes that do not exist, or if source is 0."""
     for n in range(state):
-        for lane in range(LANES):
-            value = load_scalar(source + 4 * (lane * state + n)) if source != 0 and lane < count else ZERO
-            store_scalar(target + n * BYTES + 4 * lane, value)
+        store(target + n * BYTES, splat(ZERO))
+        if source != 0:
+            for lane in range(min(LANES, count)):
+                copy_float(target + n * BYTES + 4 * lane, source + 4 * (lane * state + n))
 
 
-@njit
+@kernel_part
 def unpack_state(target: int, source: int, state: int, count: int) -> None:
     """(state, LANES) vectors to (count, state) values."""
     for n in range(state):
         for lane in range(count):
-            store_scalar(target + 4 * (lane * state + n), load_scalar(source + n * BYTES + 4 * lane))
+            copy_float(target + 4 * (lane * state + n), source + n * BYTES + 4 * lane)

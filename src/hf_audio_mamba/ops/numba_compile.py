@@ -10,6 +10,9 @@ from numba import njit
 
 _logger = logging.getLogger(__name__)
 
+kernel_part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
+"""Decorator of the functions that kernels call: without the entries for Python and C, which double the compile time."""
+
 
 def _source_stamp() -> int:
     """A number that changes with any of the kernels' sources.
@@ -37,7 +40,7 @@ class Kernel:
         """Prepare a function; nothing is compiled yet."""
         self._function = function
         try:
-            self.dispatcher: Any = njit(nogil=True, cache=True)(function)
+            self.dispatcher: Any = njit(nogil=True, cache=True, no_cfunc_wrapper=True)(function)
         except RuntimeError as error:  # no place for a cache
             self._forgo_cache(error)
 
@@ -57,4 +60,4 @@ class Kernel:
             type(error).__name__,
             error,
         )
-        self.dispatcher = njit(nogil=True)(self._function)
+        self.dispatcher = njit(nogil=True, no_cfunc_wrapper=True)(self._function)

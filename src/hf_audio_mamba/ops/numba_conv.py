@@ -9,6 +9,7 @@ from hf_audio_mamba.ops import numba_conv_kernels as kernels
 from hf_audio_mamba.ops.numba_blocks import (
     address_of,
     contiguous,
+    empty,
     partition_channels,
     scratch_memory,
     stream_of,
@@ -18,7 +19,6 @@ from hf_audio_mamba.ops.numba_conv_kernels import ConvGradients, ConvInputs, Con
 from hf_audio_mamba.ops.numba_intrinsics import LANES
 from hf_audio_mamba.ops.numba_threads import run_items
 
-MAX_WIDTH = kernels.MAX_WIDTH
 _SERIAL_ELEMENTS = 100_000  # outputs below which starting threads costs more than it saves
 
 
@@ -28,7 +28,7 @@ def _layout(x: Tensor, weight: Tensor) -> ConvLayout:
 
 
 def _pack(layout: ConvLayout, weight: Tensor, bias: Tensor | None) -> Tensor:
-    parameters = torch.empty(layout.partition.blocks, layout.width + 1, LANES)
+    parameters = empty(layout.partition.blocks, layout.width + 1, LANES)
     weight, bias = weight.contiguous(), contiguous(bias)
     kernels.conv_pack(layout, parameters.data_ptr(), weight.data_ptr(), address_of(bias))
     return parameters
@@ -40,7 +40,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor |
 
     Args:
         x: (batch, length, channels).
-        weight: (channels, width), width up to `MAX_WIDTH`.
+        weight: (channels, width), width up to `numba_conv_kernels.MAX_WIDTH`.
         bias: (channels,) or None.
         initial_state: The inputs before the first, (batch, width - 1, channels) in scan order, or None for zeros.
         reverse: Whether time runs from the last row to the first.
@@ -48,7 +48,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor |
     layout = _layout(x, weight)
     x, initial_state = with_unit_stride(x), contiguous(initial_state)
     parameters = _pack(layout, weight, bias)
-    y = torch.empty(x.shape)
+    y = empty(*x.shape)
     inputs = ConvInputs(stream_of(x, reverse), stream_of(initial_state), parameters.data_ptr())
 
     def task(first: int, last: int) -> None:
@@ -72,9 +72,9 @@ def conv_gradients(
     layout = _layout(x, weight)
     x, dy, initial_state = with_unit_stride(x), with_unit_stride(dy), contiguous(initial_state)
     parameters = _pack(layout, weight, bias)
-    results = [torch.empty(0 if tensor is None else tensor.shape) for tensor in (x, weight, bias, initial_state)]
+    results = [empty(*(0,) if tensor is None else tensor.shape) for tensor in (x, weight, bias, initial_state)]
     dx, dweight, dbias, dinitial = results
-    dparameters = torch.empty(x.shape[0], layout.partition.blocks, layout.width + 1, LANES)
+    dparameters = empty(x.shape[0], layout.partition.blocks, layout.width + 1, LANES)
     inputs = ConvInputs(stream_of(x, reverse), stream_of(initial_state), parameters.data_ptr())
     gradients = ConvGradients(
         stream_of(dy, reverse), stream_of(dx, reverse), stream_of(dinitial), dparameters.data_ptr()

@@ -7,7 +7,6 @@ are loops over fixed places there, whatever the width, the strides and the numbe
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from hf_audio_mamba.ops.numba_blocks import (
     TILE,
@@ -21,19 +20,20 @@ from hf_audio_mamba.ops.numba_blocks import (
     pack_state,
     rows_of,
     scatter_lanes,
+    sum_leading,
+    unpack_state,
 )
-from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel
+from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel, kernel_part
 from hf_audio_mamba.ops.numba_intrinsics import (
     BYTES,
     LANES,
+    copy_floats,
     fma,
     load,
-    load_scalar,
     prefetch,
     sigmoid,
     splat,
     store,
-    store_scalar,
 )
 
 MAX_WIDTH = TILE  # a tile needs at most the one before it
@@ -79,7 +79,7 @@ class ConvGradients(NamedTuple):
     dparameters: int  # (batch, blocks, width + 1, LANES)
 
 
-@njit
+@kernel_part
 def _copy_rows(target: int, source: Rows, rows: int, count: int) -> None:
     """Full vectors from rows of `count` channels; zeros if the rows are absent."""
     if source.address == 0:
@@ -93,7 +93,7 @@ def _copy_rows(target: int, source: Rows, rows: int, count: int) -> None:
             store(target + t * BYTES, load(source.address + t * source.step))
 
 
-@njit
+@kernel_part
 def _fill_window(
     layout: ConvLayout, inputs: ConvInputs, scratch: int, row: int, start: int, rows: int, channel: int, count: int
 ) -> None:
@@ -104,7 +104,7 @@ def _fill_window(
     _copy_rows(scratch + _WINDOW + past * BYTES, rows_of(inputs.x, row, start, channel), rows, count)
 
 
-@njit
+@kernel_part
 def _weighted_sum(window: int, record: int, width: int) -> Any:
     """Bias plus the sum of taps times rows, from the first row of a window on."""
     total = load(record + width * BYTES)
@@ -113,7 +113,7 @@ def _weighted_sum(window: int, record: int, width: int) -> Any:
     return total
 
 
-@njit
+@kernel_part
 def _forward_item(layout: ConvLayout, inputs: ConvInputs, y: Stream, scratch: int, item: int) -> None:
     row, _, first, last, first_block = item_place(layout.partition, item)
     width = layout.width
@@ -132,7 +132,7 @@ def _forward_item(layout: ConvLayout, inputs: ConvInputs, y: Stream, scratch: in
                 scatter_lanes(target, out.address, rows, count)
 
 
-@njit
+@kernel_part
 def _sum_gradients(scratch: int, rows: int, record: int, drecord: int, dy: Rows, width: int) -> None:
     """Gradients of the weighted sums of a tile, added also to those of the taps and the bias."""
     one = splat(_ONE)
@@ -152,7 +152,7 @@ def _sum_gradients(scratch: int, rows: int, record: int, drecord: int, dy: Rows,
         store(drecord + tap * BYTES, dtap)
 
 
-@njit
+@kernel_part
 def _input_gradients(dsums: int, rows: int, record: int, dx: Rows, width: int) -> None:
     """Gradient of each row: taps times the sums that it entered, which begin at its own."""
     for t in range(rows):
@@ -162,7 +162,7 @@ def _input_gradients(dsums: int, rows: int, record: int, dx: Rows, width: int) -
         store(dx.address + t * dx.step, total)
 
 
-@njit
+@kernel_part
 def _backward_tile(
     layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int, start: int
 ) -> None:
@@ -191,7 +191,7 @@ def _backward_tile(
             scatter_lanes(target, dx.address, rows, count)
 
 
-@njit
+@kernel_part
 def _past_gradients(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int) -> None:
     """Gradients of the rows before the first, from the sums that the last tile carried on."""
     row, _, first, last, first_block = item_place(layout.partition, item)
@@ -209,7 +209,7 @@ def _past_gradients(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradi
         scatter_lanes(target, scratch + _PADDED, past, min(LANES, last - channel))
 
 
-@njit
+@kernel_part
 def _backward_item(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int) -> None:
     row, _, first, last, first_block = item_place(layout.partition, item)
     blocks = (last - first + LANES - 1) // LANES
@@ -223,23 +223,19 @@ def _backward_item(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradie
         _past_gradients(layout, inputs, gradients, scratch, item)
 
 
-@njit
-def _sum_parameters(layout: ConvLayout, batch: int, dparameters: int, dweight: int, dbias: int) -> None:
-    """Sum over the batch and undo the packing; dbias is 0 where not wanted."""
-    width, blocks = layout.width, layout.partition.blocks
-    for channel in range(layout.partition.channels):
-        place = dparameters + (channel // LANES) * (width + 1) * BYTES + 4 * (channel % LANES)
-        for tap in range(width + 1):
-            total = ZERO
-            for row in range(batch):
-                total += load_scalar(place + (row * blocks * (width + 1) + tap) * BYTES)
-            if tap < width:
-                store_scalar(dweight + 4 * (channel * width + tap), total)
-            elif dbias != 0:
-                store_scalar(dbias + 4 * channel, total)
+@kernel_part
+def _unpack_parameters(layout: ConvLayout, sums: int, dweight: int, dbias: int) -> None:
+    """(blocks, width + 1, LANES) to (channels, width) and (channels,); dbias is 0 where not wanted."""
+    width, channels = layout.width, layout.partition.channels
+    for channel in range(0, channels, LANES):
+        count = min(LANES, channels - channel)
+        record = sums + (channel // LANES) * (width + 1) * BYTES
+        unpack_state(dweight + 4 * channel * width, record, width, count)
+        if dbias != 0:
+            copy_floats(dbias + 4 * channel, record + width * BYTES, count)
 
 
-@njit
+@kernel_part
 def _pack_block(layout: ConvLayout, parameters: int, weight: int, bias: int, block: int) -> None:
     channel = block * LANES
     count = min(LANES, layout.partition.channels - channel)
@@ -274,7 +270,8 @@ def _build(stamp: int) -> tuple[Kernel, ...]:
     @Kernel
     def conv_reduce(layout: ConvLayout, batch: int, dparameters: int, dweight: int, dbias: int) -> None:
         if stamp != 0:
-            _sum_parameters(layout, batch, dparameters, dweight, dbias)
+            sum_leading(dparameters, dparameters, batch, layout.partition.blocks * (layout.width + 1))
+            _unpack_parameters(layout, dparameters, dweight, dbias)
 
     return conv_pack, conv_forward, conv_backward, conv_reduce
 

@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from hf_audio_mamba.errors import BackendError
+
 
 @cache
 def unavailable_reason() -> str | None:
@@ -61,9 +63,18 @@ def causal_conv1d_silu(
     """Causal convolution + SiLU; arguments and result as in `hf_audio_mamba.ops.reference.causal_conv1d_silu`.
 
     Differentiable once in every tensor; any views, dtypes and threads as for `selective_scan`.
+
+    Raises:
+        BackendError: If the kernel is wider than this backend's scratch memory.
     """
     from hf_audio_mamba.ops.numba_conv import conv
+    from hf_audio_mamba.ops.numba_conv_kernels import MAX_WIDTH
 
+    if weight.shape[1] > MAX_WIDTH:
+        raise BackendError(
+            f"causal_conv1d_silu: the numba backend takes up to {MAX_WIDTH} taps, weight has {weight.shape[1]}; "
+            "use backend='torch'."
+        )
     operands = [
         tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
         for tensor in (x, weight, bias, initial_state)

@@ -207,6 +207,33 @@ def splat(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic
+def copy_floats(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy float32 values between places that do not overlap."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, source = (_pointer(builder, address, ir.IntType(8)) for address in arguments[:2])
+        size = builder.mul(arguments[2], ir.Constant(ir.IntType(64), 4))
+        _call(builder, "llvm.memcpy.p0.p0.i64", ir.VoidType(), [target, source, size, ir.Constant(ir.IntType(1), 0)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def copy_float(typingctx: Any, target: Any, source: Any) -> Any:
+    """Copy one float32 value; loops of such copies stay as they are, where LLVM would make much code of them."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, source = (_pointer(builder, address, ir.IntType(8)) for address in arguments)
+        volatile = ir.Constant(ir.IntType(1), 1)
+        size = ir.Constant(ir.IntType(64), 4)
+        _call(builder, "llvm.memcpy.p0.p0.i64", ir.VoidType(), [target, source, size, volatile])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line of an address, which need not be mapped."""
 

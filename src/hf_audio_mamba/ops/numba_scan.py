@@ -17,14 +17,15 @@ from hf_audio_mamba.ops.numba_blocks import (
     address_of,
     contiguous,
     count_blocks,
+    empty,
     partition_channels,
     scratch_memory,
     stream_of,
     with_unit_stride,
 )
-from hf_audio_mamba.ops.numba_intrinsics import LANES
+from hf_audio_mamba.ops.numba_intrinsics import BYTES, LANES
 from hf_audio_mamba.ops.numba_scan_forward import ScanInputs, ScanLayout
-from hf_audio_mamba.ops.numba_scan_reduce import scan_reduce
+from hf_audio_mamba.ops.numba_scan_reduce import reduce_parameters, reduce_parts
 from hf_audio_mamba.ops.numba_threads import run_items
 
 _SERIAL_UPDATES = 100_000  # state updates below which starting threads costs more than it saves
@@ -66,7 +67,7 @@ def _layout(x: Tensor, B: Tensor, dt_softplus: bool, checkpoints: bool) -> ScanL
 
 def _inputs(operands: ScanTensors, states: Tensor, layout: ScanLayout, reverse: bool) -> tuple[ScanInputs, Tensor]:
     """Kernel arguments, and the packed parameters that must outlive the kernel."""
-    parameters = torch.empty(layout.partition.blocks, layout.state + 3, LANES)
+    parameters = empty(layout.partition.blocks, layout.state + 3, LANES)
     addresses = [address_of(tensor) for tensor in (operands.A, operands.D, operands.dt_bias)]
     forward_kernels.pack_parameters(layout, parameters.data_ptr(), *addresses)
     inputs = ScanInputs(
@@ -111,9 +112,9 @@ def scan(
     operands = ScanTensors(x, dt, A, B, C, D, z, dt_bias, initial_state)
     batch, length, channels = x.shape
     layout = _layout(x, B, dt_softplus, checkpoints)
-    y = torch.empty(batch, length, channels)
-    last_state = torch.empty(batch, channels, layout.state)
-    states = torch.empty(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
+    y = empty(batch, length, channels)
+    last_state = empty(batch, channels, layout.state)
+    states = empty(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
     inputs, _parameters = _inputs(operands, states, layout, reverse)
     first_state = address_of(operands.initial_state)
 
@@ -124,7 +125,7 @@ def scan(
         )
 
     run_items(task, batch * layout.partition.groups * layout.partition.chunks, serial=_is_small(layout, batch))
-    return y, last_state, states if checkpoints else torch.empty(0)
+    return y, last_state, states if checkpoints else empty(0)
 
 
 @scan.register_fake
@@ -170,11 +171,14 @@ def scan_gradients(
     layout = _layout(x, B, dt_softplus, checkpoints=True)
     batch, state, partition = x.shape[0], layout.state, layout.partition
     inputs, _parameters = _inputs(operands, states, layout, reverse)
-    results = [torch.empty(0 if tensor is None else tensor.shape) for tensor in vars(operands).values()]
+    results = [empty(*(0,) if tensor is None else tensor.shape) for tensor in vars(operands).values()]
     dx, ddt, dA, dB, dC, dD, dz, dbias, dinitial = results
-    parts = torch.empty(2, batch, partition.groups, partition.chunks, layout.length, state)
-    dparameters = torch.empty(batch, partition.blocks, state + 2, LANES)
-    dstates = torch.empty(batch, partition.blocks, state, LANES)
+    # Each chunk of channels adds to the gradients of B and C; parts end on whole vectors.
+    vectors = -(-dB.numel() // LANES)
+    parts = empty(2, partition.chunks, vectors * LANES)
+    first_parts = [part[0, : dB.numel()].view(batch, layout.length, -1) for part in parts]
+    dparameters = empty(batch, partition.blocks, state + 2, LANES)
+    dstates = empty(batch, partition.blocks, state, LANES)
     dy = with_unit_stride(dy)
     dlast_state = contiguous(dlast_state)
     gradients = backward_kernels.ScanGradients(
@@ -183,8 +187,9 @@ def scan_gradients(
         stream_of(dx, reverse),
         stream_of(ddt, reverse),
         ABSENT if z is None else stream_of(dz, reverse),
-        parts[0].data_ptr(),
-        parts[1].data_ptr(),
+        stream_of(first_parts[0], reverse),
+        stream_of(first_parts[1], reverse),
+        vectors * BYTES,
         dparameters.data_ptr(),
         dstates.data_ptr(),
         address_of(dinitial),
@@ -195,8 +200,9 @@ def scan_gradients(
         backward_kernels.scan_backward(layout, inputs, gradients, scratch, first, last)
 
     run_items(task, batch * partition.groups * partition.chunks, serial=_is_small(layout, batch))
-    addresses = [address_of(tensor) for tensor in (dA, dD, dbias, dB, dC)]
-    scan_reduce(layout, batch, gradients, *addresses, int(reverse))
+    reduce_parameters(layout, batch, dparameters.data_ptr(), *(address_of(tensor) for tensor in (dA, dD, dbias)))
+    for total, part in zip((dB, dC), parts, strict=True):
+        reduce_parts(total.data_ptr(), part.data_ptr(), partition.chunks, total.numel())
     return results
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from hf_audio_mamba.ops.numba_blocks import (
     TILE,
@@ -26,7 +25,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     scatter_lanes,
     unpack_state,
 )
-from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel
+from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel, kernel_part
 from hf_audio_mamba.ops.numba_intrinsics import (
     BYTES,
     LANES,
@@ -75,8 +74,9 @@ class ScanGradients(NamedTuple):
     dx: Stream
     ddt: Stream
     dz: Stream  # absent with z
-    dB_parts: int  # (batch, groups, chunks, length, state) in scan order
-    dC_parts: int
+    dB: Stream  # (batch, length, groups x state) of the first chunk ...
+    dC: Stream
+    part_size: int  # ... and the bytes from there to the next chunk
     dparameters: int  # (batch, blocks, state + 2, LANES): A, then D, dt_bias
     dstates: int  # (batch, blocks, state, LANES)
     dfirst_state: int  # (batch, channels, state), 0 if not wanted
@@ -90,7 +90,7 @@ def scratch_bytes(state: int) -> int:
 def _make_recompute(power: Callable[[Any], Any]) -> Any:
     """Decay factors and states of one state over the tile, and what it adds to the output."""
 
-    @njit
+    @kernel_part
     def recompute(scratch: int, rows: int, A: int, state: int, B: Rows, C: Rows) -> None:
         rate = load(A)
         h = load(state)
@@ -110,7 +110,7 @@ _recompute = _make_recompute(exp2)
 _recompute_clamped = _make_recompute(exp2_clamped)
 
 
-@njit
+@kernel_part
 def _retreat(scratch: int, rows: int, A: int, dA: int, dstate: int, B: Rows, C: Rows, dB: int, dC: int) -> None:
     """Carry the gradient of one state backwards through the tile."""
     rate = load(A)
@@ -133,7 +133,7 @@ def _retreat(scratch: int, rows: int, A: int, dA: int, dstate: int, B: Rows, C: 
     store(dstate, dh)
 
 
-@njit
+@kernel_part
 def _enter_tile(
     scratch: int, rows: int, record: int, drecord: int, x: Rows, dt: Rows, z: Rows, dy: Rows, apply_softplus: bool
 ) -> float:
@@ -177,7 +177,7 @@ def _enter_tile(
     return exponent
 
 
-@njit
+@kernel_part
 def _leave_tile(scratch: int, rows: int, record: int, drecord: int, dx: Rows, ddt: Rows, dz: Rows) -> None:
     """Write the gradients of x, dt and z, add to the one of dt_bias."""
     skip = load(record)
@@ -196,7 +196,7 @@ def _leave_tile(scratch: int, rows: int, record: int, drecord: int, dx: Rows, dd
     store(drecord + BYTES, dbias)
 
 
-@njit
+@kernel_part
 def _backward_states(
     layout: ScanLayout,
     scratch: int,
@@ -223,7 +223,7 @@ def _backward_states(
         _retreat(scratch, rows, A, drecord + n * BYTES, dstate + n * BYTES, B_n, C_n, dB, dC)
 
 
-@njit
+@kernel_part
 def _backward_block(
     layout: ScanLayout,
     scratch: int,
@@ -261,21 +261,25 @@ def _backward_block(
             scatter_lanes(writes[2], dz.address, rows, count)
 
 
-@njit
+@kernel_part
 def _write_sums(layout: ScanLayout, gradients: ScanGradients, scratch: int, item: int, start: int, rows: int) -> None:
     """Add the tile's dB and dC across lanes into this work item's part."""
     state = layout.state
-    place = 4 * (item * layout.length + start) * state
+    row, group, _, _, _ = item_place(layout.partition, item)
+    chunk = item % layout.partition.chunks
+    dB_rows = rows_of(gradients.dB, row, start, group * state)
+    dC_rows = rows_of(gradients.dC, row, start, group * state)
+    offset = chunk * gradients.part_size
     for n in range(state):
         dB = scratch + _SUMS + n * TILE_BYTES
         dC = dB + state * TILE_BYTES
         for t in range(rows):
-            target = place + 4 * (t * state + n)
-            store_scalar(gradients.dB_parts + target, sum_lanes(load(dB + t * BYTES)))
-            store_scalar(gradients.dC_parts + target, sum_lanes(load(dC + t * BYTES)))
+            place = offset + t * dB_rows.step + 4 * n
+            store_scalar(dB_rows.address + place, sum_lanes(load(dB + t * BYTES)))
+            store_scalar(dC_rows.address + place, sum_lanes(load(dC + t * BYTES)))
 
 
-@njit
+@kernel_part
 def _backward_tile(
     layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradients, scratch: int, item: int, start: int
 ) -> None:
@@ -317,7 +321,7 @@ def _backward_tile(
     _write_sums(layout, gradients, scratch, item, start, rows)
 
 
-@njit
+@kernel_part
 def _backward_item(layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradients, scratch: int, item: int) -> None:
     row, _, first, last, block = item_place(layout.partition, item)
     state = layout.state

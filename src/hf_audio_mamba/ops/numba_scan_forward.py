@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from hf_audio_mamba.ops.numba_blocks import (
     TILE,
@@ -26,7 +25,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     scatter_lanes,
     unpack_state,
 )
-from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel
+from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel, kernel_part
 from hf_audio_mamba.ops.numba_intrinsics import (
     BYTES,
     LANES,
@@ -72,7 +71,7 @@ class ScanInputs(NamedTuple):
     states: int  # (batch, slots, blocks, state, LANES)
 
 
-@njit
+@kernel_part
 def _pack_item(layout: ScanLayout, parameters: int, A: int, D: int, bias: int, item: int) -> None:
     state = layout.state
     _, _, first, last, block = item_place(layout.partition, item)
@@ -91,7 +90,7 @@ def _pack_item(layout: ScanLayout, parameters: int, A: int, D: int, bias: int, i
         block += 1
 
 
-@njit
+@kernel_part
 def state_address(layout: ScanLayout, states: int, row: int, slot: int, block: int) -> int:
     """Address of the (state, LANES) vectors of one slot and block."""
     return states + ((row * layout.slots + slot) * layout.partition.blocks + block) * layout.state * BYTES
@@ -100,7 +99,7 @@ def state_address(layout: ScanLayout, states: int, row: int, slot: int, block: i
 def _make_advance(power: Callable[[Any], Any]) -> Any:
     """The time loop over one state; scratch rows are step sizes, step x input, output."""
 
-    @njit
+    @kernel_part
     def advance(scratch: int, rows: int, A: int, state: int, B: Rows, C: Rows) -> Any:
         rate = load(A)
         h = load(state)
@@ -119,7 +118,7 @@ _advance = _make_advance(exp2)
 _advance_clamped = _make_advance(exp2_clamped)
 
 
-@njit
+@kernel_part
 def _enter_tile(scratch: int, rows: int, record: int, x: Rows, dt: Rows, apply_softplus: bool) -> float:
     """Fill the scratch rows and return the largest exponent of the tile; record is (D, dt_bias, max |A|)."""
     skip = load(record)
@@ -141,7 +140,7 @@ def _enter_tile(scratch: int, rows: int, record: int, x: Rows, dt: Rows, apply_s
     return exponent
 
 
-@njit
+@kernel_part
 def _leave_tile(scratch: int, rows: int, y: Rows, z: Rows) -> None:
     """Gate the output rows and write them."""
     for t in range(rows):
@@ -153,7 +152,7 @@ def _leave_tile(scratch: int, rows: int, y: Rows, z: Rows) -> None:
         store(y.address + t * y.step, output)
 
 
-@njit
+@kernel_part
 def _forward_block(
     layout: ScanLayout,
     scratch: int,
@@ -193,7 +192,7 @@ def _forward_block(
         scatter_lanes(target, y.address, rows, count)
 
 
-@njit
+@kernel_part
 def _forward_tile(layout: ScanLayout, inputs: ScanInputs, y: Stream, scratch: int, item: int, start: int) -> None:
     """One tile of all channels of a work item."""
     row, group, first, last, block = item_place(layout.partition, item)
@@ -221,7 +220,7 @@ def _forward_tile(layout: ScanLayout, inputs: ScanInputs, y: Stream, scratch: in
         block += 1
 
 
-@njit
+@kernel_part
 def _forward_item(
     layout: ScanLayout, inputs: ScanInputs, y: Stream, first_state: int, last_state: int, scratch: int, item: int
 ) -> None:
