@@ -18,7 +18,6 @@ MAX_REDIRECTS = 5
 DEFAULT_TIMEOUT_S = 60.0
 # One server that does not answer must not use up the whole time of a redirect chain.
 _MAX_SILENCE_S = 10.0
-_BLOCK_BYTES = 64 * 1024
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -75,7 +74,11 @@ def _fetch(client: Any, url: str, file: BinaryIO, deadline: float) -> None:
                 _copy_body(response, url, file, deadline)
                 return
             address = urljoin(address, response.headers["location"])
-        if _is_private(_host(address)) and not origin_is_private:
+        try:
+            host = _host(address)
+        except AudioError as error:
+            raise AudioError(f"{url} redirects to {error}") from error
+        if _is_private(host) and not origin_is_private:
             raise AudioError(
                 f"{url} redirects to {address}, which is on this machine or its private network, and is not followed; "
                 "if that is intended, pass that address itself"
@@ -85,7 +88,8 @@ def _fetch(client: Any, url: str, file: BinaryIO, deadline: float) -> None:
 
 def _copy_body(response: Any, url: str, file: BinaryIO, deadline: float) -> None:
     received = 0
-    for block in response.iter_bytes(_BLOCK_BYTES):
+    # Block by block as they arrive: waiting for blocks of one size would let a body that drips outlast the deadline.
+    for block in response.iter_bytes():
         _check_time(url, deadline)
         received += len(block)
         if received > MAX_DOWNLOAD_BYTES:
