@@ -17,11 +17,11 @@ import numpy as np
 import soundfile
 
 from hf_audio_mamba.errors import AudioError
-from hf_audio_mamba.features.samples import Float32Array, check_sampling_rate, resample, to_mono_float32
+from hf_audio_mamba.features.samples import Float32Array, check_sampling_rate, check_seconds, resample, to_mono_float32
 
 AudioSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 
-MAX_SECONDS = 3600.0
+MAX_SAMPLES = 30 * 60 * 48_000  # half an hour at 48 kHz, 350 MB of float32
 _BLOCK_VALUES = 1 << 20  # 4 MiB of float32, whatever the number of channels
 
 
@@ -44,12 +44,18 @@ class AudioInfo:
 
 
 def source_name(source: AudioSource) -> str:
-    """Name a source in messages: a printable path, shortened in the middle, or the number of bytes."""
+    """Name a source in messages: a printable path, shortened in the middle, or the number of bytes.
+
+    Raises:
+        AudioError: If it is neither path nor bytes.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"audio of {len(source)} bytes"
-    # A name that is not UTF-8 holds surrogates, which cannot be printed.
-    name = os.fsencode(source).decode("utf-8", errors="backslashreplace")
-    return repr(name if len(name) <= 300 else f"{name[:140]}...{name[-140:]}")
+    if not isinstance(source, (str, os.PathLike)):
+        raise AudioError(f"an audio file must be given as path or bytes, but is of type {type(source).__name__}")
+    # repr, because a name that is not UTF-8 cannot be printed as it is.
+    name = repr(os.fspath(source))
+    return name if len(name) <= 300 else f"{name[:140]}...{name[-140:]}"
 
 
 def audio_info(source: AudioSource) -> AudioInfo:
@@ -76,7 +82,8 @@ def load_audio(
     Args:
         source: Path of a regular file, or its content as bytes.
         sampling_rate: Rate wanted, in Hz; `None` keeps the file's.
-        max_seconds: Longest file accepted; `None` stands for one hour. Longer ones belong to `iter_windows`.
+        max_seconds: Longest file accepted; `None` stands for `MAX_SAMPLES`, half an hour at 48 kHz. Longer ones
+            belong to `iter_windows`.
 
     Returns:
         The samples `(samples,)`, float32, channels averaged, and their sampling rate in Hz.
@@ -85,17 +92,18 @@ def load_audio(
         AudioError: If there is no such file, it is no audio, damaged, empty, too long, or holds NaN.
     """
     wanted = None if sampling_rate is None else check_sampling_rate(sampling_rate)
-    limit = MAX_SECONDS if max_seconds is None else max_seconds
+    longest = None if max_seconds is None else check_seconds(max_seconds, "max_seconds")
     with open_audio(source) as file:
         source_rate = file.samplerate
+        limit = MAX_SAMPLES if longest is None else longest * source_rate
         blocks: list[Float32Array] = []
         read = 0
         for block in mono_blocks(file, source):
             blocks.append(block)
             read += len(block)
-            if read > limit * source_rate:
+            if read > limit:
                 raise AudioError(
-                    f"{source_name(source)} is longer than {limit:g} s; "
+                    f"{source_name(source)} is longer than {limit / source_rate:g} s; "
                     "score it window by window (features.iter_windows) or raise max_seconds"
                 )
     samples = np.concatenate(blocks)
@@ -120,7 +128,8 @@ def open_audio(source: AudioSource) -> Iterator[soundfile.SoundFile]:
         handle = io.BytesIO(source)
     else:
         _check_regular_file(source, name)
-        handle = os.fspath(source)
+        # As bytes, because soundfile cannot encode a name that is not UTF-8; Windows has no such names.
+        handle = os.fspath(source) if os.name == "nt" else os.fsencode(source)
     try:
         with soundfile.SoundFile(handle) as file:
             check_sampling_rate(file.samplerate, f"the sampling rate of {name}")
@@ -161,6 +170,8 @@ def _check_regular_file(path: str | os.PathLike[str], name: str) -> None:
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
+        if "://" in name:
+            raise AudioError(f"{name} is a URL; only local files are read, so download it first") from error
         what = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
         raise AudioError(f"{name} {what}; check the path") from error
     # ValueError: a NUL character in the name.

@@ -58,6 +58,18 @@ def check_sampling_rate(sampling_rate: Any, name: str = "sampling_rate") -> int:
     return int(sampling_rate)
 
 
+def check_seconds(seconds: Any, name: str) -> float:
+    """Return a length of time in seconds, or say what is wrong with it.
+
+    Raises:
+        AudioError: If it is not a finite number above 0; the message names the argument.
+    """
+    is_number = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds < math.inf:
+        raise AudioError(f"{name} must be a positive number of seconds, but is {seconds!r}")
+    return float(seconds)
+
+
 def to_mono_float32(
     samples: npt.NDArray[Any], *, name: str = "audio", channels_axis: int | None = None
 ) -> Float32Array:
@@ -160,6 +172,7 @@ def _mix_down(samples: Float32Array, name: str, channels_axis: int | None) -> Fl
             f"{name} has shape {samples.shape}, which has no axis of at most {MAX_CHANNELS} channels; "
             "give one clip as (samples,) or (channels, samples)"
         )
-    # Mixed in double precision, so that full-scale float samples cannot overflow in the sum.
-    mixed: Float32Array = samples.mean(axis=channels_axis, dtype=np.float64).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # opposite infinities make NaN, which the caller refuses
+        # In double precision, so that large samples cannot overflow in the sum.
+        mixed: Float32Array = samples.mean(axis=channels_axis, dtype=np.float64).astype(np.float32)
     return mixed

@@ -1,6 +1,5 @@
 """Cut audio of any length into windows while reading it, with memory that does not grow with its length."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import soxr
 
 from hf_audio_mamba.errors import AudioError
 from hf_audio_mamba.features.audio_io import AudioSource, mono_blocks, open_audio
-from hf_audio_mamba.features.samples import Float32Array, check_sampling_rate, to_mono_float32
+from hf_audio_mamba.features.samples import Float32Array, check_sampling_rate, check_seconds, to_mono_float32
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,10 @@ def iter_windows(
 
 
 def _to_samples(seconds: float, rate: int, name: str) -> int:
-    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or round(seconds * rate) < 1:
-        raise AudioError(f"{name} must be a positive number of seconds, but is {seconds!r}")
-    return round(seconds * rate)
+    samples = round(check_seconds(seconds, name) * rate)
+    if samples < 1:
+        raise AudioError(f"{name} is {seconds!r} s, less than one sample at {rate} Hz; make it longer")
+    return samples
 
 
 def _array_blocks(samples: Float32Array) -> Iterator[Float32Array]:
@@ -78,9 +78,14 @@ def _file_blocks(source: AudioSource, rate: int) -> Iterator[Float32Array]:
             yield from mono_blocks(file, source)
             return
         stream = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32", quality="HQ")
+        produced = 0
         for block in mono_blocks(file, source):
-            yield stream.resample_chunk(np.ascontiguousarray(block))
-        yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+            resampled = stream.resample_chunk(np.ascontiguousarray(block))
+            produced += len(resampled)
+            yield resampled
+        # The filter still holds the last milliseconds. A clip of a few samples can be rounded away altogether.
+        rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        yield rest if produced + len(rest) else block[:1]
 
 
 def _cut(blocks: Iterator[Float32Array], rate: int, window: int, hop: int) -> Iterator[AudioWindow]:
