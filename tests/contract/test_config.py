@@ -49,12 +49,23 @@ def test_one_label_map_is_enough(case: ModelCase, given: dict[str, dict[str, int
         {"id2label": {0: "a", 2: "b"}},
         {"id2label": {0: "a", 1: "a"}},
         {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}},
+        {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1, "c": 2}},
+        {"num_labels": 10**9},
+        {"num_labels": 0},
     ],
-    ids=["gap", "duplicate", "contradiction"],
+    ids=["gap", "duplicate", "contradiction", "other size", "too many", "none"],
 )
 def test_label_maps_that_do_not_fit_are_refused(case: ModelCase, labels: dict[str, dict[int, str]]) -> None:
-    with pytest.raises(Exception, match=r"label2id|id2label"):
+    with pytest.raises(Exception, match=r"label2id|id2label|num_labels"):
         case.make_config(**labels)
+
+
+def test_one_label_map_replaces_both_of_a_stored_config(case: ModelCase, tmp_path: Path) -> None:
+    case.make_config(id2label={0: "a", 1: "b"}).save_pretrained(tmp_path)
+    renamed = AutoConfig.from_pretrained(tmp_path, id2label={0: "x", 1: "y"})
+    assert (renamed.id2label, renamed.label2id) == ({0: "x", 1: "y"}, {"x": 0, "y": 1})
+    grown = AutoConfig.from_pretrained(tmp_path, label2id={"x": 0, "y": 1, "z": 2})
+    assert (grown.id2label, grown.num_labels) == ({0: "x", 1: "y", 2: "z"}, 3)
 
 
 def test_one_output_is_regression_and_never_a_softmax_of_one(case: ModelCase) -> None:

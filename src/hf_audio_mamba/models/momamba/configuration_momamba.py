@@ -1,6 +1,7 @@
 """Configuration of MoMamba."""
 
 # No `from __future__ import annotations` here: it would turn off the type checks of @strict.
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -13,6 +14,11 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 # Far above any model of this kind; a larger number in a file is damage or malice, refused before memory is asked for.
 MAX_HIDDEN_SIZE = 65_536
 MAX_LAYERS = 1_024
+MAX_LABELS = 1_000_000
+
+
+def _inverse(label2id: Mapping[str, int]) -> dict[int, str]:
+    return {int(index): name for name, index in label2id.items()}
 
 
 @strict
@@ -77,10 +83,14 @@ class MoMambaConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        num_labels = kwargs.get("num_labels")
+        if num_labels is not None and not 1 <= num_labels <= MAX_LABELS:
+            # Transformers would build a list of that many names before anything else could refuse it.
+            raise ValueError(f"num_labels must be from 1 to {MAX_LABELS}, not {num_labels}")
         if self.id2label is None and self.label2id is not None:
-            self.id2label = {int(index): name for name, index in self.label2id.items()}
+            self.id2label = _inverse(self.label2id)
         super().__post_init__(**kwargs)
-        if self.id2label is not None and (self.label2id is None or len(self.label2id) != len(self.id2label)):
+        if self.id2label is not None and self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
         if self.problem_type is None and self.num_labels == 1:
             self.problem_type = "regression"
@@ -89,6 +99,16 @@ class MoMambaConfig(PreTrainedConfig):
                 f"MoMamba with residual=False and {self.num_hidden_layers} blocks may not start to learn: "
                 "set residual=True or use at most 4 blocks."
             )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from stored fields and changes to them; one changed label map replaces both."""
+        if kwargs.get("id2label") is not None and kwargs.get("label2id") is None:
+            kwargs["id2label"] = {int(index): name for index, name in kwargs["id2label"].items()}
+            kwargs["label2id"] = {name: index for index, name in kwargs["id2label"].items()}
+        elif kwargs.get("label2id") is not None and kwargs.get("id2label") is None:
+            kwargs["id2label"] = _inverse(kwargs["label2id"])
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def intermediate_size(self) -> int:
@@ -139,7 +159,7 @@ class MoMambaConfig(PreTrainedConfig):
             raise ValueError(f"id2label must have the keys 0 to {len(self.id2label) - 1} without gaps")
         if len(set(self.id2label.values())) != len(self.id2label):
             raise ValueError("id2label gives two indices the same name; every label needs a name of its own")
-        if self.label2id is not None and {int(i): n for n, i in self.label2id.items()} != self.id2label:
+        if self.label2id is not None and _inverse(self.label2id) != self.id2label:
             raise ValueError("label2id and id2label do not agree; give one of them alone")
 
 
