@@ -29,8 +29,8 @@ CONTOURS = {
 }
 
 # Middles of a low, a middle and a high register, as MIDI pitches, and how far a note may be from the middle.
-_REGISTERS = (52, 64, 76)
-_SPREAD = 5
+_REGISTERS = (48, 64, 80)
+_SPREAD = 4
 
 
 def synthetic_notes(*, num_clips: int = 2000, seconds: float = 1.0, seed: int = 0) -> AudioDataset:
@@ -84,7 +84,7 @@ def render_motif(contour: str, family: str, *, seconds: float, seed: tuple[int, 
     timbre = draw_timbre(family, generator)
     detune = generator.uniform(-0.3, 0.3)
     onsets, durations = _draw_rhythm(seconds, generator)
-    levels = 10 ** (generator.uniform(-9, 0, size=3) / 20)
+    levels = 10 ** (generator.uniform(-6, 0, size=3) / 20)
     motif = np.zeros(int(seconds * SAMPLING_RATE), dtype=np.float32)
     for place, onset, duration, level in zip(order, onsets, durations, levels, strict=True):
         frequency = 440 * 2 ** ((pitches[place] + detune - 69) / 12)
@@ -98,7 +98,7 @@ def render_motif(contour: str, family: str, *, seconds: float, seed: tuple[int, 
 
 
 def _draw_pitches(generator: np.random.Generator) -> list[int]:
-    """Three MIDI pitches, ascending, one from each register: at least 2 and at most 22 semitones apart."""
+    """Three MIDI pitches, ascending, one from each register: at least 8 and at most 24 semitones apart."""
     return [int(middle + generator.integers(-_SPREAD, _SPREAD + 1)) for middle in _REGISTERS]
 
 
@@ -125,12 +125,12 @@ def _add_room(motif: NDArray[np.float32], generator: np.random.Generator) -> NDA
 
 
 def _add_noise(motif: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Background noise between white and brown at 5 to 30 dB below the motif."""
+    """Background noise between white and brown 10 to 35 dB below the motif."""
     white = generator.standard_normal(len(motif), dtype=np.float32)
     spectrum = np.fft.rfft(white)
     frequencies = np.fft.rfftfreq(len(motif), 1 / SAMPLING_RATE)
     spectrum *= np.maximum(frequencies, 20.0) ** -generator.uniform(0, 1)
     noise = np.fft.irfft(spectrum, len(motif))
-    snr_db = generator.uniform(5, 30)
+    snr_db = generator.uniform(10, 35)
     scale = 10 ** (-snr_db / 20) * np.sqrt(np.mean(motif**2) / np.mean(noise**2))
     return np.asarray(motif + scale * noise, dtype=np.float32)
