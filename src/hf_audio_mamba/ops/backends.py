@@ -112,7 +112,7 @@ def scan_function(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
 def conv_function(name: str) -> Callable[..., Tensor]:
     """A backend's `causal_conv1d_silu`, with the signature of `reference.causal_conv1d_silu`."""
     if name == "numba":
-        return getattr(_numba(), "causal_conv1d_silu", shifted_conv.causal_conv1d_silu)  # type: ignore[no-any-return]  # numba is untyped
+        return _numba().causal_conv1d_silu  # type: ignore[no-any-return]  # numba is untyped
     return {"torch": shifted_conv.causal_conv1d_silu, "reference": reference.causal_conv1d_silu}[name]
 
 
