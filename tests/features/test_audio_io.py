@@ -16,7 +16,7 @@ import soxr
 
 from hf_audio_mamba.errors import AudioError
 from hf_audio_mamba.features import audio_info, audio_io, load_audio
-from tests.features.conftest import RATE, tone
+from tests.features.clips import RATE, tone
 
 Encode = Callable[..., bytes]
 WriteFile = Callable[[str, bytes], Path]

@@ -11,7 +11,7 @@ from hf_audio_mamba.errors import ShapeError
 from hf_audio_mamba.features import SpectrogramSettings, chroma_stft, load_audio
 from hf_audio_mamba.features.chroma import estimate_tuning
 from hf_audio_mamba.features.samples import Float32Array
-from tests.features.conftest import RATE, tone
+from tests.features.clips import RATE, tone
 
 SETTINGS = SpectrogramSettings(RATE, 2646, 2646, 441)
 LIMIT = 1e-3

@@ -16,7 +16,7 @@ from hf_audio_mamba.features import LogMel, load_audio
 from hf_audio_mamba.features.samples import Float32Array
 from hf_audio_mamba.features.spectrogram import SpectrogramSettings, mel_filters, power_chunks
 from hf_audio_mamba.ops import numba_cpu
-from tests.features.conftest import RATE, tone
+from tests.features.clips import RATE, tone
 
 LIMIT_DB = 0.01
 
@@ -214,6 +214,15 @@ def test_loudness_does_not_matter() -> None:
         np.testing.assert_allclose(LogMel()(clip * factor), LogMel()(clip), atol=LIMIT_DB)
 
 
+def test_gradients_reach_the_waveform() -> None:
+    clip = torch.from_numpy(tone(0.1)).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: LogMel(n_fft=42, win_length=42, num_mel_bins=4)(x[:900]), clip[:900])
+    single = torch.from_numpy(tone(0.1)).requires_grad_()
+    LogMel()(single).sum().backward()
+    assert single.grad is not None
+    assert single.grad.abs().max() > 0
+
+
 def test_the_clip_itself_is_not_changed() -> None:
     clip = torch.from_numpy(tone(0.2))
     before = clip.clone()
@@ -224,7 +233,14 @@ def test_the_clip_itself_is_not_changed() -> None:
 
 @pytest.mark.parametrize(
     "waveform",
-    [torch.zeros(0), torch.zeros(2, 3, 4), torch.tensor(1.0), torch.zeros(5, dtype=torch.int16), torch.zeros(0, 5)],
+    [
+        torch.zeros(0),
+        torch.zeros(2, 3, 4),
+        torch.tensor(1.0),
+        torch.zeros(0, 5),
+        torch.zeros(5, dtype=torch.int16),
+        torch.zeros(5, dtype=torch.bfloat16),
+    ],
     ids=str,
 )
 def test_other_tensors_are_refused(waveform: torch.Tensor) -> None:

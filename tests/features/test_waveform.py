@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from hf_audio_mamba.errors import AudioError
 from hf_audio_mamba.features import as_waveform, check_sampling_rate, resample
-from tests.features.conftest import RATE, tone
+from tests.features.clips import RATE, tone
 
 
 def waveform(audio: Any, **options: Any) -> Any:

@@ -32,8 +32,7 @@ class AudioInfo:
     Attributes:
         sampling_rate: In Hz.
         channels: Number of channels.
-        frames: Samples per channel. For mp3 without a length in its header this is an estimate, often too
-            large.
+        frames: Samples per channel. For mp3 without a length in its header this is an estimate, often too large.
         duration_s: Length in seconds.
     """
 
@@ -114,8 +113,7 @@ def load_audio(
 
 @contextmanager
 def open_audio(source: AudioSource) -> Iterator[soundfile.SoundFile]:
-    """Open a regular file or bytes with libsndfile; every failure becomes an `AudioError` that names the
-    source.
+    """Open a regular file or bytes with libsndfile; every failure becomes an `AudioError` that names the source.
 
     Raises:
         AudioError: On opening, and for decoding errors inside the `with` block.

@@ -1,7 +1,6 @@
-"""Chromagrams equal to `librosa.feature.chroma_stft`: energy in the twelve pitch classes, tuning estimated
-first.
+"""Chromagrams equal to `librosa.feature.chroma_stft`: energy in twelve pitch classes, the tuning estimated first.
 
-librosa is not needed: the filter bank is transformers', the tuning estimate is written out here.
+librosa is not needed: the filter bank is that of Transformers, the tuning estimate is written out here.
 """
 
 import math
@@ -27,7 +26,7 @@ def chroma_stft(waveform: torch.Tensor, settings: SpectrogramSettings) -> torch.
     """Compute the chromagram of one or several clips.
 
     Args:
-        waveform: `(samples,)` or `(batch, samples)`, float32, on any device; each row has its own tuning.
+        waveform: `(samples,)` or `(batch, samples)`, float32 or float64, on any device; each row has its own tuning.
         settings: Framing of the spectrogram.
 
     Returns:
@@ -35,7 +34,7 @@ def chroma_stft(waveform: torch.Tensor, settings: SpectrogramSettings) -> torch.
         a silent frame is 0 throughout.
 
     Raises:
-        ShapeError: If the tensor has another rank, no samples, or is not floating point.
+        ShapeError: If the tensor has another rank or dtype, or no samples.
     """
     check_waveform(waveform)
     if waveform.ndim == 2:

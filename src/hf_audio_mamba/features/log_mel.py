@@ -1,5 +1,7 @@
-"""Log-mel spectrograms equal to librosa's `power_to_db(melspectrogram(...), ref=max)`, computed with
-PyTorch.
+"""Log-mel spectrograms equal to librosa's `power_to_db(melspectrogram(...), ref=max)`.
+
+On the CPU a compiled kernel computes them where the transform length suits it (`mel_kernel`), and PyTorch's batched
+FFT everywhere else; both agree within rounding.
 """
 
 from functools import lru_cache
@@ -10,8 +12,8 @@ from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.features.spectrogram import SpectrogramSettings, check_waveform, mel_filters, power_chunks
 
 AMIN = 1e-10  # librosa.power_to_db: powers below count as this
-# Mel bands multiplied at a time. Each filter covers a narrow stretch of bins: a few bands need only a part of
-# the matrix, which takes a seventh of the multiplications of the whole.
+# Mel bands multiplied at a time. Each filter covers a narrow stretch of bins: a few bands need only a part of the
+# matrix, which takes a seventh of the multiplications of the whole.
 _BAND_BLOCK = 16
 
 _FilterBlocks = tuple[tuple[slice, torch.Tensor], ...]
@@ -20,9 +22,9 @@ _FilterBlocks = tuple[tuple[slice, torch.Tensor], ...]
 class LogMel:
     """Waveform to log-mel spectrogram in dB relative to the clip's loudest value.
 
-    Hann window, Slaney mel scale and area normalisation, power 2, 0 Hz to half the sampling rate: librosa's
-    defaults. The largest value of a clip is 0 dB; values below `-top_db` are raised to it. Silence is 0 dB
-    throughout, as in librosa: its reference is as quiet as its content.
+    Hann window, Slaney mel scale and area normalisation, power 2, 0 Hz to half the sampling rate: librosa's defaults.
+    The largest value of a clip is 0 dB; values below `-top_db` are raised to it. Silence is 0 dB throughout, as in
+    librosa: its reference is as quiet as its content.
 
     Args:
         sampling_rate: In Hz.
@@ -62,15 +64,15 @@ class LogMel:
         """Compute log-mel spectrograms.
 
         Args:
-            waveform: `(samples,)` or `(batch, samples)`, floating point, on any device. A row gives the same
-                values alone and in any batch.
+            waveform: `(samples,)` or `(batch, samples)`, float32 or float64, on any device. A row gives the same
+                values alone and in any batch. Differentiable.
 
         Returns:
-            `(frames, bands)` or `(batch, frames, bands)` in dB, within [-top_db, 0]; `1 + samples //
-            hop_length` frames.
+            `(frames, bands)` or `(batch, frames, bands)` in dB, within [-top_db, 0]. The number of frames is
+            `1 + samples // hop_length`.
 
         Raises:
-            ShapeError: If the tensor has another rank, no samples, or is not floating point.
+            ShapeError: If the tensor has another rank or dtype, or no samples.
         """
         check_waveform(waveform)
         if waveform.ndim == 2:
@@ -81,9 +83,10 @@ class LogMel:
         return self._to_db(mel)
 
     def _compiled_mel_power(self, waveform: torch.Tensor) -> torch.Tensor | None:
-        """The numba kernel's result, or None where it does not apply: other devices, dtypes and transform lengths."""
-        if waveform.device.type != "cpu" or waveform.dtype != torch.float32:
+        """The numba kernel's result, or None where PyTorch has to serve."""
+        if waveform.device.type != "cpu" or waveform.dtype != torch.float32 or waveform.requires_grad:
             return None
+        # Imported here: numba takes half a second, and a machine where it is broken must still compute features.
         from hf_audio_mamba.ops import numba_cpu
 
         if numba_cpu.unavailable_reason() is not None:
@@ -98,9 +101,8 @@ class LogMel:
         return torch.cat([power[:, bins] @ weights for bins, weights in blocks], dim=1)
 
     def _to_db(self, mel: torch.Tensor) -> torch.Tensor:
-        db = mel.clamp_(min=AMIN).log10_().mul_(10)
-        db -= db.max()
-        return db.clamp_(min=-self.top_db)
+        db = 10 * mel.clamp(min=AMIN).log10()
+        return (db - db.max()).clamp(min=-self.top_db)
 
 
 @lru_cache(maxsize=8)

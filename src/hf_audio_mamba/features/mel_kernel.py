@@ -1,17 +1,14 @@
-"""Fused numba kernel: samples to mel power, for transform lengths of twice an odd number such as 2646 = 2 ·
-3³ · 7².
+"""Fused numba kernel: samples to mel power, for transform lengths of twice an odd number such as 2646 = 2 · 3³ · 7².
 
-FFT libraries are three times slower on such lengths than on powers of two, and what they return has to be
-read again for the magnitude and the mel filters. Here `LANES` neighbouring frames go through window,
-transform and filters side by side, one to a vector lane, in memory that fits into the cache of a core:
+FFT libraries are up to three times slower on such lengths than on powers of two, and what they return has to be read
+again for the magnitude and the mel filters. Here `LANES` neighbouring frames go through window, transform and filters
+side by side, one to a vector lane, in memory that fits into the cache of a core:
 
-1. the samples under these frames are transposed once, so that one load fetches a sample of every frame,
-although the
-   frames overlap;
-2. a real transform of `n_fft` samples is a complex one of half the length over even and odd samples; it is
-done by
-   Stockham passes of radix 7 and 3;
-3. each pair of bins is untangled, squared, and added to the two mel bands that it lies in.
+1. The samples under these frames are transposed once, so that one load fetches a sample of every frame, although the
+   frames overlap.
+2. A real transform of `n_fft` samples is a complex one of half the length over even and odd samples. It is done by
+   Stockham passes of radix 7 and 3.
+3. Each pair of bins is untangled, squared, and added to the two mel bands that it lies in.
 """
 
 from functools import lru_cache
@@ -88,7 +85,7 @@ class MelPlan:
         weights, first_bands = _two_bands_a_bin(mel_filters(settings, num_mel_bins))
         self._arrays = (
             hann_window(settings).numpy().astype(np.float32),
-            np.concatenate([_twiddles(length, [7] * radix7 + [3] * radix3), [0]]).astype(np.float32),
+            _twiddles(length, [7] * radix7 + [3] * radix3).astype(np.float32),
             np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32),
             # The untangling below leaves out a factor of 1/2, the square of which is caught up with here.
             (weights / 4).astype(np.float32),
@@ -159,9 +156,7 @@ def _twiddles(length: int, radices: list[int]) -> npt.NDArray[np.float64]:
     return np.concatenate(tables)
 
 
-def _two_bands_a_bin(
-    filters: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float64], Int64Array]:
+def _two_bands_a_bin(filters: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], Int64Array]:
     """Triangular filters `(bins, bands)` as, for each bin, the first of two neighbouring bands and both weights."""
     first = np.minimum((filters > 0).argmax(axis=1), filters.shape[1] - 2)
     rows = np.arange(len(filters))

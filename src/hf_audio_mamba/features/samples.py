@@ -19,8 +19,7 @@ Float32Array = npt.NDArray[np.float32]
 MIN_SAMPLING_RATE = 1_000
 MAX_SAMPLING_RATE = 768_000
 MAX_CHANNELS = 32
-# Above this the power spectrum of a few thousand samples leaves float32. Audio lies within ±1, raw PCM within
-# ±2^31.
+# Above this the power spectrum of a few thousand samples leaves float32. Audio lies within ±1, raw PCM within ±2^31.
 MAX_AMPLITUDE = 1e12
 # -240 dB below full scale: inaudible, below every floor used here, and its square would be a denormal number,
 # with which processors calculate up to a hundred times slower.
@@ -75,9 +74,8 @@ def to_mono_float32(
 ) -> Float32Array:
     """Check an array of samples and bring it to mono float32.
 
-    Integers are scaled as PCM (int8, int16, int32 to [-1, 1), uint8 around 128). 64-bit integers, which is
-    what a list of Python ints becomes, have no PCM convention and are taken as they are. Values below -240
-    dBFS become 0.
+    Integers are scaled as PCM (int8, int16, int32 to [-1, 1), uint8 around 128). 64-bit integers, which is what a list
+    of Python ints becomes, have no PCM convention and are taken as they are. Values below -240 dBFS become 0.
 
     Args:
         samples: `(samples,)`, `(channels, samples)` or `(samples, channels)`. Of two axes the shorter one is

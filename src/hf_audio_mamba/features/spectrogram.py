@@ -11,8 +11,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from hf_audio_mamba.errors import ShapeError, UsageError
 
-# Frames transformed at a time: few enough to stay in the cache of one core, which is twice as fast as all at
-# once.
+# Frames transformed at a time: few enough to stay in the cache of one core, which is twice as fast as all at once.
 _CHUNK_FRAMES = 128
 
 
@@ -56,14 +55,14 @@ class SpectrogramSettings:
 
 
 def check_waveform(waveform: torch.Tensor) -> None:
-    """Refuse tensors that are not `(samples,)` or `(batch, samples)`, empty, or not floating point.
+    """Refuse tensors that are not `(samples,)` or `(batch, samples)`, empty, or neither float32 nor float64.
 
     Raises:
         ShapeError: With shape and dtype.
     """
-    if waveform.ndim not in (1, 2) or waveform.numel() == 0 or not waveform.is_floating_point():
+    if waveform.ndim not in (1, 2) or waveform.numel() == 0 or waveform.dtype not in (torch.float32, torch.float64):
         raise ShapeError(
-            "waveform must be a floating-point tensor (samples,) or (batch, samples), "
+            "waveform must be a float32 or float64 tensor (samples,) or (batch, samples), "
             f"but is {waveform.dtype} {tuple(waveform.shape)}"
         )
 
@@ -74,7 +73,7 @@ def power_chunks(waveform: torch.Tensor, settings: SpectrogramSettings) -> Itera
     The clip is padded by `n_fft // 2` zeros on both sides (librosa's `center=True, pad_mode="constant"`).
 
     Args:
-        waveform: `(samples,)`, floating point, on any device.
+        waveform: `(samples,)`, float32 or float64, on any device.
         settings: Framing.
 
     Yields:

@@ -38,15 +38,13 @@ def iter_windows(
         source: Path or bytes of an audio file, or samples `(samples,)` that already have `sampling_rate`.
         sampling_rate: Rate of the windows in Hz; the file is resampled on the way.
         window_seconds: Length of a window in seconds.
-        hop_seconds: Distance between starts in seconds, above 0 and at most `window_seconds`, so that nothing
-            is missed.
+        hop_seconds: Distance between starts in seconds, above 0; at most `window_seconds`, so that nothing is missed.
 
     Yields:
         Windows in order of time. Each owns its samples.
 
     Raises:
-        AudioError: On unusable settings (at once), or when the recording cannot be decoded (when that is
-            met).
+        AudioError: On unusable settings, at once; or when the recording cannot be decoded, when that is met.
     """
     rate = check_sampling_rate(sampling_rate)
     window = _to_samples(window_seconds, rate, "window_seconds")

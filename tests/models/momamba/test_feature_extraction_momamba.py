@@ -19,7 +19,7 @@ from hf_audio_mamba.errors import AudioError, UsageError
 from hf_audio_mamba.features import load_audio
 from hf_audio_mamba.features.samples import Float32Array
 from hf_audio_mamba.models.momamba.feature_extraction_momamba import MoMambaFeatureExtractor
-from tests.features.conftest import RATE, tone
+from tests.features.clips import RATE, tone
 
 
 @pytest.fixture
