@@ -157,6 +157,9 @@ def publish(partial: Path, final: Path) -> None:
 def reporting_failed_writes(path: str | os.PathLike[str], *, needed_bytes: int | None = None) -> Iterator[None]:
     """Turn the errors with which the libraries below report a failed write into one OutputError.
 
+    They have no type in common: torch raises RuntimeError with a text from its C++ streams. So the block must do
+    nothing but write.
+
     Args:
         path: What is being written, for the message.
         needed_bytes: Its size if known.
@@ -166,9 +169,7 @@ def reporting_failed_writes(path: str | os.PathLike[str], *, needed_bytes: int |
     """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError, zipfile.BadZipFile) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error) and "file" not in str(error):
-            raise
+    except (OSError, SafetensorError, RuntimeError) as error:
         folder = next((parent for parent in (Path(path), *Path(path).parents) if parent.is_dir()), Path("."))
         free = f"{shutil.disk_usage(folder).free:,} bytes are free"
         needed = "" if needed_bytes is None else f"it needs about {needed_bytes:,} bytes, "

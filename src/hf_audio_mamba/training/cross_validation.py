@@ -48,10 +48,7 @@ def cross_validate(data_args: DataArguments, folder: Path, run_fold: RunFold, *,
         folds[name] = run_fold(replace(data_args, fold=name), fold_folder)
     first = next(iter(folds.values()))
     results = {
-        **{
-            key: first[key]
-            for key in ("dataset", "problem_type", "label_names", "num_parameters", "versions", "command")
-        },
+        **{key: first[key] for key in _SHARED},
         "train_seconds": sum(result["train_seconds"] for result in folds.values()),
         "metrics": _combine([result["metrics"] for result in folds.values()], np.mean),
         "deviations": _combine([result["metrics"] for result in folds.values()], _deviation),

@@ -18,15 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics as sk
 
 from hf_audio_mamba.errors import UsageError
+from hf_audio_mamba.training.arguments import nearest
 
 Array = NDArray[Any]
 
-PRIMARY_METRIC = {
-    "single_label_classification": "accuracy",
-    "multi_label_classification": "mean_average_precision",
-    "regression": "r2",
+METRICS = {
+    "single_label_classification": ("accuracy", "balanced_accuracy", "f1_macro", "f1_micro"),
+    "multi_label_classification": ("mean_average_precision", "f1_macro", "f1_micro"),
+    "regression": ("r2", "mean_absolute_error"),
 }
-"""The metric that picks the best checkpoint unless another is asked for."""
+"""Names of the metrics of each problem type; the first picks the best checkpoint unless another is asked for."""
 
 
 def _counts(references: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array, Array]:
@@ -131,7 +132,7 @@ def score(problem_type: str, references: ArrayLike, outputs: ArrayLike) -> dict[
             "r2": r2(references, outputs),
             "mean_absolute_error": float(np.abs(references - outputs).mean()),
         }
-    raise UsageError(f"problem_type {problem_type!r} has no metrics; use one of {', '.join(PRIMARY_METRIC)}.")
+    raise UsageError(f"problem_type {problem_type!r} has no metrics; use one of {', '.join(METRICS)}.")
 
 
 def bootstrap_intervals(
@@ -265,6 +266,17 @@ def trainer_metrics(problem_type: str) -> Callable[[Any], dict[str, float]]:
         return score(problem_type, prediction.label_ids, outputs)
 
     return compute
+
+
+def check_metric(problem_type: str, metric: str) -> None:
+    """Refuse a `--metric_for_best_model` that the problem type does not have.
+
+    Raises:
+        UsageError: With the nearest metric that exists.
+    """
+    known = [*METRICS[problem_type], "loss"]
+    if metric.removeprefix("eval_") not in known:
+        raise UsageError(f"--metric_for_best_model {metric!r} is none of {', '.join(known)}{nearest(metric, known)}")
 
 
 def best_is_greater(metric: str) -> bool:

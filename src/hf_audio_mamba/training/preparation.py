@@ -28,6 +28,7 @@ from hf_audio_mamba.data import (
     synthetic_notes,
 )
 from hf_audio_mamba.errors import CheckpointError, UsageError
+from hf_audio_mamba.hub import check_model_folder
 from hf_audio_mamba.training.arguments import (
     DataArguments,
     ModelArguments,
@@ -173,8 +174,6 @@ def _match_bands(config: PreTrainedConfig, extractor: Any, overrides: Mapping[st
 
 def _load_weights(source: str, revision: str, config: PreTrainedConfig) -> PreTrainedModel:
     if Path(source).is_dir():
-        from hf_audio_mamba.hub import check_model_folder
-
         check_model_folder(source)
     try:
         model, info = AutoModelForAudioClassification.from_pretrained(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -14,14 +15,16 @@ from numpy.typing import NDArray
 
 from hf_audio_mamba import plots
 from hf_audio_mamba.data import AudioDataset
-from hf_audio_mamba.hub import render_model_card
+from hf_audio_mamba.hub import push_folder, render_model_card
 from hf_audio_mamba.training import output_dir as outputs
 from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from hf_audio_mamba.training.card import card_data
 from hf_audio_mamba.training.checkpoints import write_atomically, write_json
-from hf_audio_mamba.training.metrics import PRIMARY_METRIC, format_table
+from hf_audio_mamba.training.metrics import METRICS, format_table
 from hf_audio_mamba.training.preparation import SYNTHETIC_NOTES, SplitFeatures
 from hf_audio_mamba.training.trainer import AudioTrainer
+
+logger = logging.getLogger(__name__)
 
 _PACKAGES = ("hf_audio_mamba", "torch", "transformers", "accelerate", "datasets", "numpy", "scikit-learn")
 
@@ -156,7 +159,10 @@ def write_report(
             plots.save_regression_scatter(
                 test.references, test.outputs, dataset.label_names, folder / outputs.SCATTER_NAME
             )
-    write_atomically(folder / outputs.CARD_NAME, render_model_card(card_data(folder, results, figures)))
+    if scored:
+        write_atomically(folder / outputs.CARD_NAME, render_model_card(card_data(folder, results, figures)))
+    else:
+        logger.warning("There is neither a validation nor a test split, so there is no model card: it needs a score.")
     write_json(folder / outputs.RESULTS_NAME, results)
 
 
@@ -204,8 +210,6 @@ def push(folder: Path, args: Any) -> str:
     Raises:
         HubError: If the Hub refuses or cannot be reached; the folder is untouched.
     """
-    from hf_audio_mamba.hub import push_folder
-
     return push_folder(
         folder,
         args.hub_model_id or folder.resolve().name,
@@ -217,7 +221,7 @@ def push(folder: Path, args: Any) -> str:
 
 def results_table(results: Mapping[str, Any]) -> str:
     """The scores of a run, and of its floor, as a small text table."""
-    primary = PRIMARY_METRIC[results["problem_type"]]
+    primary = METRICS[results["problem_type"]][0]
     rows: dict[str, dict[str, str]] = {}
     for name, splits in {**results.get("floor", {}), results["model_type"]: results["metrics"]}.items():
         cells = {f"{split} {primary}": f"{metrics[primary]:.3f}" for split, metrics in splits.items()}

@@ -27,7 +27,7 @@ from hf_audio_mamba.training.checkpoints import (
     publish,
     reporting_failed_writes,
 )
-from hf_audio_mamba.training.metrics import PRIMARY_METRIC, best_is_greater, trainer_metrics
+from hf_audio_mamba.training.metrics import METRICS, best_is_greater, check_metric, trainer_metrics
 from hf_audio_mamba.training.samplers import EpochSampler, training_sampler
 
 logger = logging.getLogger(__name__)
@@ -67,15 +67,14 @@ class AudioTrainer(Trainer):
         train_labels: Sequence[Any] | None = None,
     ) -> None:
         self._problem_type = getattr(model.config, "problem_type", None)
-        if self._problem_type not in PRIMARY_METRIC:
-            raise UsageError(
-                f"config.problem_type is {self._problem_type!r}; set it to one of {', '.join(PRIMARY_METRIC)}."
-            )
+        if self._problem_type not in METRICS:
+            raise UsageError(f"config.problem_type is {self._problem_type!r}; set it to one of {', '.join(METRICS)}.")
         if args.label_smoothing_factor and self._problem_type != "single_label_classification":
             raise UsageError("--label_smoothing_factor belongs to single-label classification.")
         if args.load_best_model_at_end and args.metric_for_best_model is None:
-            args.metric_for_best_model = PRIMARY_METRIC[self._problem_type]
+            args.metric_for_best_model = METRICS[self._problem_type][0]
         if args.metric_for_best_model:
+            check_metric(self._problem_type, args.metric_for_best_model)
             args.greater_is_better = best_is_greater(args.metric_for_best_model)
         self._train_sampler: EpochSampler | None = None
         self._train_labels = train_labels
@@ -232,7 +231,8 @@ class AudioTrainer(Trainer):
         try:
             with reporting_failed_writes(final, needed_bytes=needed):
                 self._write_checkpoint(partial)
-                self.accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
+            with reporting_failed_writes(final, needed_bytes=needed):
                 if self.args.should_save:
                     publish(partial, final)
         except BaseException:

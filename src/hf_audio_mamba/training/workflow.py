@@ -62,6 +62,8 @@ def run(
         OutputError: If results cannot be written or the folder is in use.
         HubError: If the upload failed; everything is in `output_dir` then.
     """
+    if data_args.fold == "all" and training_args.push_to_hub:
+        raise UsageError("--fold all makes several models; push the one you want, without --push_to_hub here.")
     # The Trainer would push on its own at each save; this package pushes the finished folder.
     args = copy.copy(training_args)
     args.push_to_hub = False
@@ -101,7 +103,7 @@ def _train_and_evaluate(
 ) -> dict[str, Any]:
     """One run in a folder that this process holds; see `run`."""
     if args.resume and (finished := outputs.finished_results(folder)) is not None:
-        logger.warning("%s holds a finished run; nothing is left to do.", folder)
+        logger.warning("%s holds a finished run; there is nothing left to train.", folder)
         return finished
     dataset = load_dataset(data_args)
     _fit_to_splits(args, dataset)
