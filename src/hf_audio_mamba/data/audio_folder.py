@@ -226,7 +226,7 @@ def _resolve_inside(name: str, *args: Path | str) -> Path:
         # os.path.isfile, because Path.is_file raises for names that are too long.
         if os.path.isfile(candidate := os.path.join(folder, normal)):
             return Path(candidate)
-    raise DataError(f"{where}: the file {name!r} does not exist in {' or '.join(sorted({str(f) for f in folders}))}")
+    raise DataError(f"{where}: there is no file {name!r} in {' or '.join(sorted({str(f) for f in folders}))}")
 
 
 def _assign_splits(

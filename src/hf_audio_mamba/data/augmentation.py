@@ -114,11 +114,8 @@ def augment(
     changed = features.copy()
     if config.time_shift:
         changed = _shift(changed, layout, config.time_shift, generator)
-    if config.filter_db:
-        _filter(changed, layout, config.filter_db, generator)
-    if config.gain_db:
-        gain = generator.uniform(-config.gain_db, config.gain_db) * layout.units_per_db
-        _add_level(changed[:, : layout.num_mel_bins], np.float32(gain), layout)
+    if config.filter_db or config.gain_db:
+        _change_level(changed[:, : layout.num_mel_bins], layout, config, generator)
     _mask_time(changed, layout, config, generator)
     _mask_frequency(changed, layout, config, generator)
     return changed
@@ -163,28 +160,34 @@ def _shift(features: Features, layout: FeatureLayout, fraction: float, generator
     return shifted
 
 
-def _add_level(mel: Features, level: Features | np.float32, layout: FeatureLayout) -> None:
-    """Add a level to all cells above the floor, within floor and ceiling, in place."""
-    audible = mel > layout.floor
-    np.add(mel, level, out=mel, where=audible)
+def _change_level(
+    mel: Features, layout: FeatureLayout, config: AugmentationConfig, generator: np.random.Generator
+) -> None:
+    """Filter and gain, in place."""
+    response = _draw_response(config.filter_db, layout, generator) if config.filter_db else None
+    gain = generator.uniform(-config.gain_db, config.gain_db) * layout.units_per_db
+    silent = mel <= layout.floor
+    if silent.all():
+        return
+    # Minus infinity stays where it is, whatever is added, and ends at the floor.
+    np.copyto(mel, -np.inf, where=silent)
+    if response is not None:
+        mel += response
+        # As the extractor would measure it: relative to the loudest cell of the filtered clip.
+        gain += layout.ceiling - mel.max()
+    mel += np.float32(gain)
     np.clip(mel, layout.floor, layout.ceiling, out=mel)
 
 
-def _filter(features: Features, layout: FeatureLayout, strength_db: float, generator: np.random.Generator) -> None:
-    """Add a frequency response: straight lines over the mel bands between 3 to 6 nodes at random bands."""
-    bands = layout.num_mel_bins
+def _draw_response(strength_db: float, layout: FeatureLayout, generator: np.random.Generator) -> Features:
+    """A frequency response `(mel bands,)`: straight lines between 3 to 6 nodes at random bands."""
+    last_band = layout.num_mel_bins - 1
     draws = generator.random(12)
     nodes = 3 + int(draws[0] * 4)
-    inner = np.sort(draws[1 : nodes - 1]) * (bands - 1)
+    inner = np.sort(draws[1 : nodes - 1]) * last_band
     gains = (2 * draws[6 : 6 + nodes] - 1) * strength_db * layout.units_per_db
-    response = np.interp(np.arange(bands), [0.0, *inner, bands - 1.0], gains).astype(np.float32)
-    mel = features[:, :bands]
-    audible = mel > layout.floor
-    np.add(mel, response, out=mel, where=audible)
-    if audible.any():
-        # As the extractor would measure it: relative to the loudest cell of the filtered clip.
-        np.add(mel, np.float32(layout.ceiling) - mel.max(), out=mel, where=audible)
-    np.clip(mel, layout.floor, layout.ceiling, out=mel)
+    response = np.interp(np.arange(layout.num_mel_bins), [0.0, *inner, last_band], gains)
+    return response.astype(np.float32)
 
 
 def _mask_time(

@@ -113,7 +113,7 @@ def compute_features(
     worker = _Worker(feature_extractor, folder, len(clips))
     results: list[_Result] = []
     bar = require("tqdm", extra="train", purpose="showing progress").tqdm
-    with _threads(num_workers or len(os.sched_getaffinity(0))) as pool:
+    with _threads(num_workers or _usable_cores()) as pool:
         steps = bar(
             pool.map(worker, clips),
             total=len(clips),
@@ -193,6 +193,11 @@ class _Worker:
         if not np.isfinite(features).all():
             raise AudioError(f"the features of {clip.name!r} are not finite")
         return features
+
+
+def _usable_cores() -> int:
+    # Only Linux knows of limits on this process.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
