@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hf_audio_mamba.errors import AudioError
 from hf_audio_mamba.features import audio_info, audio_io, load_audio
@@ -266,6 +268,27 @@ def test_every_cut_of_a_small_file_is_read_or_refused(encoded: Encode) -> None:
                 continue
             assert samples.size > 0
             assert np.isfinite(samples).all()
+
+
+FORMATS = ("WAV", "FLAC", "OGG", "MP3")
+DAMAGE = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(FORMATS), DAMAGE)
+def test_any_damage_to_the_head_of_a_file_is_read_or_refused(
+    encoded: Encode, format: str, damage: list[tuple[int, int]]
+) -> None:
+    content = bytearray(encoded(tone(0.02), format=format))
+    for position, value in damage:
+        content[position % len(content)] = value
+    try:
+        samples, rate = load_audio(bytes(content), sampling_rate=16000)
+    except AudioError:
+        return
+    assert rate == 16000
+    assert samples.size > 0
+    assert np.isfinite(samples).all()
 
 
 def test_real_recordings_decode_like_soundfile(shared_data: Path) -> None:
