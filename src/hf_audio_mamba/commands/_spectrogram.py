@@ -57,8 +57,10 @@ def display_spectrogram(path: Path, *, sampling_rate: int) -> DisplaySpectrogram
     seconds = frames * hop / sampling_rate
     columns = []
     for window in iter_windows(path, sampling_rate=sampling_rate, window_seconds=seconds, hop_seconds=seconds):
-        power = torch.cat([piece @ bank for piece in power_chunks(torch.from_numpy(window.samples), settings)])[:frames]
-        columns.append(torch.stack([piece.mean(dim=0) for piece in power.split(pool)]))
+        power = torch.cat([piece @ bank for piece in power_chunks(torch.from_numpy(window.samples), settings)])
+        # Without the frame on the last sample, which would be the next window's first.
+        power = power[: max(1, len(window.samples) // hop)]
+        columns.append(torch.stack([piece.mean(dim=0) for piece in torch.split(power, pool)]))
     level = 10 * torch.cat(columns).clamp(min=1e-10).log10()
     level = (level - level.max()).clamp(min=-TOP_DB)
     top = hertz_to_mel(sampling_rate / 2, mel_scale="slaney")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_audio_mamba._optional import require
 from hf_audio_mamba.commands.main import run_command
 from hf_audio_mamba.errors import AudioError, OutputError, UsageError
 
@@ -56,8 +57,8 @@ def run(argv: Sequence[str]) -> int:
     """
     options = _parse(argv)
     files = find_audio_files(options.inputs)
-    pipe = _load_pipeline(options)
     plots = {} if options.plot is None else _plot_paths(files, options.plot)
+    pipe = _load_pipeline(options)
     table = None if options.json == STDOUT else _Table(files, pipe.model.config.id2label.values(), options)
     results: list[ClassifiedFile] = []
     failures: list[FailedFile] = []
@@ -246,20 +247,23 @@ def _load_pipeline(options: argparse.Namespace) -> "AudioClassificationPipeline"
     return AudioClassificationPipeline(model=model, feature_extractor=feature_extractor, device=device, **windows)
 
 
-def _device(name: str | None) -> Any:
+def _device(name: str | None) -> str | None:
     import torch
 
     if name is None:
         return None
     try:
-        return torch.empty(0, device=name).device
+        # There and back, because tensors on the device "meta" can be made but hold nothing.
+        torch.zeros(1, device=name).cpu()
     # torch reports an unknown name, a missing driver and a build without that device in three ways.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return name
 
 
 def _plot_paths(files: Sequence[Path | FailedFile], folder: Path) -> dict[Path, Path]:
     """Name a figure for each file; files of one name in several folders get numbers."""
+    require("matplotlib", extra="viz", purpose="--plot")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -280,7 +284,10 @@ def _plot(result: ClassifiedFile, path: Path, sampling_rate: int) -> None:
         return {entry["label"]: entry["score"] for entry in labels}
 
     spectrogram = display_spectrogram(result.path, sampling_rate=sampling_rate)
-    segments = [ScoredSegment(*entry["timestamp"], by_name(entry["labels"])) for entry in result.timeline]
+    segments = []
+    for entry in result.timeline:
+        start, end = entry["timestamp"]
+        segments.append(ScoredSegment(start, end, by_name(entry["labels"])))
     save_spectrogram_scores(
         spectrogram.level,
         spectrogram.columns_per_second,
