@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from hf_audio_mamba.errors import UsageError
+from hf_audio_mamba.errors import HFAudioMambaError, UsageError
 from hf_audio_mamba.training import metrics
 from hf_audio_mamba.training.metrics import (
     R2,
@@ -83,6 +83,11 @@ def test_score_covers_every_problem_type() -> None:
     assert regression == {"r2": pytest.approx(0.5), "mean_absolute_error": pytest.approx(0.25)}
     with pytest.raises(UsageError, match="clustering"):
         score("clustering", [0], [[1.0]])
+
+
+def test_outputs_of_a_diverged_model_have_no_score() -> None:
+    with pytest.raises(HFAudioMambaError, match=r"diverged.*--learning_rate"):
+        score("single_label_classification", [0, 1], [[0.0, 1.0], [float("nan"), 0.0]])
 
 
 def test_metric_classes_equal_the_functions() -> None:

@@ -28,8 +28,9 @@ def run(argv: Sequence[str]) -> int:
 
     model_args, data_args, training_args = parse_arguments(argv)
     transformers_logging.set_verbosity_error()
+    # Their bars are about the files of each checkpoint; the bar of the training itself is the Trainer's own.
+    transformers_logging.disable_progress_bar()
     if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
         training_args.disable_tqdm = True
     command = shlex.join(["hf-audio-mamba", "train", *argv])
     results = run_training(model_args, data_args, training_args, command=command)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics as sk
 
-from hf_audio_mamba.errors import UsageError
+from hf_audio_mamba.errors import HFAudioMambaError, UsageError
 from hf_audio_mamba.training.arguments import nearest
 
 Array = NDArray[Any]
@@ -108,8 +108,17 @@ def score(problem_type: str, references: ArrayLike, outputs: ArrayLike) -> dict[
 
     Returns:
         Metric name to value.
+
+    Raises:
+        HFAudioMambaError: If an output is NaN or infinite.
+        UsageError: If the problem type is unknown.
     """
     references, outputs = np.asarray(references), np.asarray(outputs)
+    if not np.isfinite(outputs).all():
+        raise HFAudioMambaError(
+            "The model's outputs are not finite numbers: training has diverged. Lower --learning_rate, raise "
+            "--warmup_steps, or lower --max_grad_norm."
+        )
     if problem_type == "single_label_classification":
         predictions = outputs.argmax(axis=-1)
         return {

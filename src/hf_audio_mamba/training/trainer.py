@@ -17,7 +17,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from hf_audio_mamba.errors import CheckpointError, UsageError
+from hf_audio_mamba.errors import CheckpointError, HFAudioMambaError, UsageError
 from hf_audio_mamba.training.arguments import AudioTrainingArguments
 from hf_audio_mamba.training.checkpoints import (
     PARTIAL_PREFIX,
@@ -192,8 +192,18 @@ class AudioTrainer(Trainer):
         Raises:
             CheckpointError: If the checkpoint is incomplete or does not fit the model.
             OutputError: If a checkpoint cannot be written.
+            HFAudioMambaError: If a data-loading process died, or training diverged.
         """
-        return super().train(resume_from_checkpoint=self._checked(resume_from_checkpoint), **kwargs)
+        checkpoint = self._checked(resume_from_checkpoint)
+        try:
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise HFAudioMambaError(
+                f"A data-loading process died ({str(error).splitlines()[0]}), perhaps for want of memory. "
+                "Continue with --resume and a smaller --dataloader_num_workers (0 loads in the main process)."
+            ) from error
 
     def _checked(self, resume: str | bool | None) -> str | None:
         if not resume:
