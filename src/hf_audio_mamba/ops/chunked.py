@@ -41,7 +41,7 @@ def selective_scan(
     """
     inputs = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     needs_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    y, last_state, _ = _forward(*inputs, dt_softplus, reverse, needs_backward)
+    y, last_state, _ = scan(*inputs, dt_softplus, reverse, needs_backward)
     return y, last_state
 
 
@@ -134,7 +134,7 @@ def _channel_states(state: Tensor) -> Tensor:
 
 # Custom operators are opaque to torch.compile and torch.export, which would otherwise unroll every step of time.
 @torch.library.custom_op("hf_audio_mamba::chunked_scan", mutates_args=())
-def _forward(
+def scan(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -177,8 +177,8 @@ def _starts_shape(B: Tensor, x: Tensor, keep_starts: bool) -> tuple[int, ...]:
     return chunks, x.shape[0], groups, state_size, x.shape[2] // groups
 
 
-@_forward.register_fake
-def _forward_fake(
+@scan.register_fake
+def _scan_fake(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -199,7 +199,7 @@ def _forward_fake(
 
 
 @torch.library.custom_op("hf_audio_mamba::chunked_scan_backward", mutates_args=())
-def _backward(
+def _scan_backward(
     grad_y: Tensor,
     grad_last_state: Tensor,
     x: Tensor,
@@ -311,8 +311,8 @@ class _Gradients:
         return [self.x, self.dt, d_A, self.B, self.C, d_D, self.z, d_bias, _channel_states(d_state)]
 
 
-@_backward.register_fake
-def _backward_fake(
+@_scan_backward.register_fake
+def _scan_backward_fake(
     grad_y: Tensor,
     grad_last_state: Tensor,
     x: Tensor,
@@ -341,12 +341,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.initial_dtype = None if initial_state is None else initial_state.dtype
 
 
-def _backward_of_forward(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, starts = ctx.saved_tensors
-    *grads, grad_initial = _backward(grad_y, grad_last_state, *tensors, starts, *ctx.flags)
+    *grads, grad_initial = _scan_backward(grad_y, grad_last_state, *tensors, starts, *ctx.flags)
     present = [grad if tensor is not None else None for grad, tensor in zip(grads, tensors, strict=True)]
     first = None if ctx.initial_dtype is None else grad_initial.to(ctx.initial_dtype)
     return (*present, first, None, None, None)
 
 
-_forward.register_autograd(_backward_of_forward, setup_context=_setup_context)
+scan.register_autograd(_differentiate, setup_context=_setup_context)
