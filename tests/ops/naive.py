@@ -1,4 +1,4 @@
-"""Both recurrences written down a second time, in float64 numpy from the definition: shares nothing with the package."""
+"""Both recurrences written a second time, in float64 numpy from their definition; shares nothing with the package."""
 
 import numpy as np
 from torch import Tensor

@@ -180,4 +180,4 @@ def _warn_once(name: str, problem: str) -> None:
     )
     if message not in _warned:
         _warned.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
+        warnings.warn(message, RuntimeWarning, stacklevel=5)  # the line that called the operation
