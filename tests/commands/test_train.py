@@ -55,7 +55,7 @@ def test_script_trains_and_prints_a_table(tones: Path, tmp_path: Path) -> None:
     assert "epoch 1 of 1: loss " in done.stderr
     assert not any(mark in done.stderr for mark in ("it/s", "\r", "Warning", "Traceback"))
     command = json.loads((tmp_path / "run" / "all_results.json").read_text())["command"]
-    assert command.startswith("hf-audio-mamba train --data_dir ")
+    assert command.startswith("hf-audio-mamba train \\\n  --data_dir ")
 
 
 @pytest.mark.parametrize(

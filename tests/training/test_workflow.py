@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
 from hf_audio_mamba.errors import CheckpointError, DataError, HubError, OutputError, UsageError
@@ -343,3 +344,21 @@ def test_refused_push_leaves_the_run(tones: Path, cache: str, tmp_path: Path, mo
     )
     run(*arguments(tones, tmp_path / "run", cache, push_to_hub=True, hub_model_id="someone/tones", resume=True))
     assert (pushed["repo"], pushed["folder"]) == ("someone/tones", tmp_path / "run")
+
+
+@pytest.mark.xfail(reason="the feature cache reads attributes that only our extractors have", strict=True)
+def test_other_audio_classifiers_train_too(tones: Path, cache: str, tmp_path: Path) -> None:
+    small = "hidden_size=8,num_hidden_layers=1,num_attention_heads=2,intermediate_size=8,max_length=32,num_mel_bins=16"
+    model = {
+        "model_type": "audio-spectrogram-transformer",
+        "config_overrides": small,
+        "feature_overrides": "sampling_rate=8000,num_mel_bins=16,max_length=32",
+    }
+    results = run(*arguments(tones, tmp_path / "run", cache, model=model))
+    assert results["model_type"] == "audio-spectrogram-transformer"
+    rows = read_csv(tmp_path / "run" / "test_predictions.csv")
+    trained = AutoModelForAudioClassification.from_pretrained(tmp_path / "run").eval()
+    extract = AutoFeatureExtractor.from_pretrained(tmp_path / "run")
+    audio = sf.read(tones / rows[0]["file_name"], dtype="float32")[0]
+    logits = trained(**extract(audio, sampling_rate=8000, return_tensors="pt")).logits
+    assert trained.config.id2label[int(logits.argmax())] == rows[0]["prediction"]

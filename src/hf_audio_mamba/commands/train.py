@@ -1,7 +1,6 @@
 """`hf-audio-mamba train`: train, evaluate and describe an audio classifier or regressor."""
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +22,7 @@ def run(argv: Sequence[str]) -> int:
     # Imported here: they bring torch and transformers, which `hf-audio-mamba --help` has no use for.
     from transformers.utils import logging as transformers_logging
 
+    from hf_audio_mamba.hub import command_line
     from hf_audio_mamba.training import parse_arguments, results_table
     from hf_audio_mamba.training import run as run_training
 
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     transformers_logging.disable_progress_bar()
     if not sys.stderr.isatty():
         training_args.disable_tqdm = True
-    command = shlex.join(["hf-audio-mamba", "train", *argv])
+    command = command_line(["hf-audio-mamba", "train", *argv])
     results = run_training(model_args, data_args, training_args, command=command)
     if int(os.environ.get("RANK", "0")) == 0:
         print(results_table(results))

@@ -76,7 +76,7 @@ class DataArguments:
         split_seed: Seed of everything random about the data itself: split and synthetic notes.
         max_seconds: Longer training clips are cut to a random window of this length in seconds.
         cache_dir: Folder for computed features.
-        num_feature_workers: Processes that compute features.
+        num_feature_workers: Threads that compute features; None for one a core.
         max_corrupt_fraction: Largest share of unreadable clips that is skipped instead of an error, 0 to 1.
         augmentation: Changes to the defaults of `hf_audio_mamba.data.AugmentationConfig`, in the form of
             `ModelArguments.config_overrides`, or `none`.
@@ -132,7 +132,9 @@ class DataArguments:
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder for computed features (default: below the Hugging Face cache)."}
     )
-    num_feature_workers: int = field(default=2, metadata={"help": "Processes that compute features."})
+    num_feature_workers: int | None = field(
+        default=None, metadata={"help": "Threads that compute features (default: one a core)."}
+    )
     max_corrupt_fraction: float = field(
         default=0.01, metadata={"help": "Fail when more than this share of the clips cannot be read."}
     )
@@ -153,8 +155,9 @@ class DataArguments:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
         for name in ("num_clips", "num_feature_workers"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} is {value}; it must be at least 1.")
         if self.label_range is not None and len(self.label_range) != 2:
             raise UsageError("--label_range takes two numbers, the lowest and the highest label.")
         if self.max_seconds is not None and self.max_seconds <= 0:
@@ -177,6 +180,9 @@ class AudioTrainingArguments(TrainingArguments):
         bootstrap_resamples: Resamples for the 95 % interval of each test metric; 0 leaves it out.
     """
 
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for checkpoints, the model and all results; needed."}
+    )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Clips in a batch, on each device."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips in a batch of evaluation."})
     num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training clips."})
@@ -211,6 +217,13 @@ class AudioTrainingArguments(TrainingArguments):
             "help": "Order of training clips; class_balanced draws every label equally often.",
             "choices": ["random", "sequential", "group_by_length", "class_balanced"],
         },
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload the finished run to the Hub, at the end."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to upload to (default: the name of --output_dir)."}
+    )
+    hub_private_repo: bool | None = field(
+        default=None, metadata={"help": "Make that repository private; one that is public is then refused."}
     )
     resume: bool = field(
         default=False, metadata={"help": "Continue from the last complete checkpoint in --output_dir."}

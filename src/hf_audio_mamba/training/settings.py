@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,7 +46,6 @@ _UNUSED = {
 _SHOWN = {
     *(item.name for kind in (ModelArguments, DataArguments) for item in fields(kind)),
     *AudioTrainingArguments.__annotations__,
-    "output_dir",
     "max_steps",
     "gradient_accumulation_steps",
     "label_smoothing_factor",
@@ -55,10 +55,19 @@ _SHOWN = {
     "use_cpu",
     "dataloader_num_workers",
     "resume_from_checkpoint",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
 } - {"remove_unused_columns", "restore_callback_states_from_checkpoint"}
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each option under one of its names, and a default only where there is one."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy(action)
+        shown.option_strings = [option for option in action.option_strings if "-" not in option[2:]]
+        return super()._format_action_invocation(shown)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class _Parser(HfArgumentParser):
@@ -72,6 +81,7 @@ class _Parser(HfArgumentParser):
             description="Train an audio classifier or regressor and evaluate it.",
             epilog="Every other field of transformers.TrainingArguments is accepted as an option too.",
             allow_abbrev=False,
+            formatter_class=_Help,
         )
         for action in self._actions:
             if action.dest not in _SHOWN | {"help"} or any(o.startswith("--no_") for o in action.option_strings):
