@@ -1,8 +1,8 @@
 """Causal depth-wise convolution + SiLU in plain PyTorch: one multiply-add of shifted frames per tap.
 
-On CPU the frames are cut into tiles that stay in cache over all taps. Single thread, float32, width 4, against
-`conv1d` + SiLU on transposed views: (1, 3001, 1024) 9.3 ms for 29.6, (8, 512, 512) 5.5 for 13.0, (32, 300, 512) 13.3
-for 59.4.
+On CPU the frames are cut into tiles that stay in cache over all taps. On one thread, in float32 with four taps, this is
+1.5 to 5 times as fast as `conv1d` and SiLU on transposed views, and 1.3 to 2.8 times with the gradient, at
+(batch, length, channels) of (8, 512, 512), (1, 3001, 1024) and (32, 300, 512).
 """
 
 from typing import Any
