@@ -139,6 +139,18 @@ def test_a_batch_of_lists_and_a_worker_process(
     same_labels(momamba(ragged, num_workers=1, batch_size=2), expected)
 
 
+def test_data_sets_of_torch_need_no_end(momamba: AudioClassificationPipeline, same_labels: Same) -> None:
+    class Tones(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return np.sin(np.arange(8000) * (index + 1) / 10)
+
+    tones = Tones()
+    same_labels(list(momamba(tones, batch_size=2)), [momamba(tones[index]) for index in range(3)])
+
+
 def test_nothing_in_nothing_out(momamba: AudioClassificationPipeline) -> None:
     assert momamba([]) == []
     assert momamba(()) == []

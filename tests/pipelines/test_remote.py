@@ -200,7 +200,7 @@ def test_redirects_that_stay_public_or_stay_private_are_followed(
 
 
 def test_a_path_in_a_dict_is_never_fetched(momamba: AudioClassificationPipeline, server: str) -> None:
-    with pytest.raises(AudioError, match="does not exist"):
+    with pytest.raises(AudioError, match="only local files"):
         momamba({"path": f"{server}/clip.wav", "bytes": None})
     assert Handler.asked == []
 

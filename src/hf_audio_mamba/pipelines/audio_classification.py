@@ -96,11 +96,13 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
         if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray, memoryview)):
             if _is_waveform(inputs):
                 return super().__call__(np.asarray(inputs), **kwargs)
-            # As a generator, because the base class looks into a list's first item, which an empty list lacks.
-            return list(super().__call__((clip for clip in inputs), **kwargs))
-        if isinstance(inputs, Dataset) and isinstance(inputs, Sized):
-            dataset = inputs
-            inputs = (dataset[index] for index in range(len(dataset)))
+            if not isinstance(inputs, (list, tuple)):
+                # The columns of `datasets`: items are decoded as they are read, which a list would do all at once.
+                return list(super().__call__((clip for clip in inputs), **kwargs))
+            return super().__call__(list(inputs), **kwargs) if inputs else []
+        # The base class looks into the first item of these, also where there is none.
+        if isinstance(inputs, Dataset) and isinstance(inputs, Sized) and len(inputs) == 0:
+            return iter([])
         return super().__call__(inputs, **kwargs)
 
     def get_iterator(

@@ -35,7 +35,10 @@ class NamedClips:
         self._clips = clips
 
     def __iter__(self) -> Iterator[NamedClip]:
-        for index, audio in enumerate(self._clips):
+        clips: Any = self._clips
+        # By index where there is a length: data sets of torch need not be iterable nor end with an IndexError.
+        items = (clips[index] for index in range(len(clips))) if hasattr(clips, "__len__") else clips
+        for index, audio in enumerate(items):
             is_path = isinstance(audio, (str, os.PathLike))
             yield NamedClip(os.fsdecode(audio) if is_path else f"inputs[{index}]", audio)
 
