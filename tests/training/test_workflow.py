@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import soundfile as sf
@@ -15,6 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 from hf_audio_mamba.errors import CheckpointError, DataError, HubError, OutputError, UsageError
 from hf_audio_mamba.training import AudioTrainingArguments, DataArguments, ModelArguments, results_table, run, workflow
 from hf_audio_mamba.training.output_dir import claimed
+from tests.hub.fake_hub import TOKEN, FakeHub
 from tests.training.tone_folder import FEATURES, MODEL, write_tone, write_tones
 
 
@@ -325,25 +327,28 @@ def test_without_validation_the_last_step_is_the_result(cache: str, tmp_path: Pa
         run(*arguments(tmp_path / "data", tmp_path / "other", cache, **changes, early_stopping_patience=1))
 
 
-def test_refused_push_leaves_the_run(tones: Path, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_audio_mamba.training import report
+def test_refused_push_leaves_the_run_and_resuming_pushes_it(
+    tones: Path, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = {"push_to_hub": True, "hub_model_id": "owner/tones", "hub_token": TOKEN}
+    output = tmp_path / "run"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with FakeHub() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        hub.faults["commit"] = [403]
+        with pytest.raises(HubError, match=r"403.*Everything is still in"):
+            run(*arguments(tones, output, cache, **push))
+        assert AutoModelForAudioClassification.from_pretrained(output) is not None
+        before = (output / "all_results.json").read_text(encoding="utf-8")
 
-    def refuse(*_: Any, **__: Any) -> str:
-        raise HubError("answered 403")
-
-    monkeypatch.setattr(report, "push_folder", refuse)
-    with pytest.raises(HubError, match="403"):
-        run(*arguments(tones, tmp_path / "run", cache, push_to_hub=True, hub_model_id="someone/tones"))
-    assert (tmp_path / "run" / "all_results.json").is_file()
-    assert AutoModelForAudioClassification.from_pretrained(tmp_path / "run") is not None
-    assert "someone/tones" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    # A later --resume finds the finished run and pushes it.
-    pushed: dict[str, Any] = {}
-    monkeypatch.setattr(
-        report, "push_folder", lambda folder, repo, **options: pushed.update(options, repo=repo, folder=folder)
-    )
-    run(*arguments(tones, tmp_path / "run", cache, push_to_hub=True, hub_model_id="someone/tones", resume=True))
-    assert (pushed["repo"], pushed["folder"]) == ("someone/tones", tmp_path / "run")
+        run(*arguments(tones, output, cache, **push, resume=True))
+        assert (output / "all_results.json").read_text(encoding="utf-8") == before
+        uploaded = hub.repos["owner/tones"]
+    assert {"model.safetensors", "config.json", "README.md", "test_predictions.csv"} <= uploaded.keys()
+    assert not any("checkpoint" in name or name.endswith((".bin", ".lock")) for name in uploaded)
+    assert uploaded["README.md"] == (output / "README.md").read_bytes()
+    written = [path for path in output.rglob("*") if path.is_file()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
 @pytest.mark.xfail(reason="the feature cache reads attributes that only our extractors have", strict=True)

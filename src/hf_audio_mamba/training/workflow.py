@@ -67,6 +67,8 @@ def run(
     # The Trainer would push on its own at each save; this package pushes the finished folder.
     args = copy.copy(training_args)
     args.push_to_hub = False
+    # Transformers writes its arguments into every checkpoint, a token among them.
+    args.hub_token = None
     with _owned_folder(args) as folder:
         if data_args.fold == "all":
 

@@ -1,0 +1,48 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_audio_mamba.errors import DataError, UsageError
+from hf_audio_mamba.training import DataArguments
+from hf_audio_mamba.training.cross_validation import cross_validate, list_folds
+
+
+def data(folder: Path, header: str = "file_name,label,fold", **changes: Any) -> DataArguments:
+    rows = [f"{index}.wav,x,{fold}" for index, fold in enumerate((10, 2, 1, 2))]
+    (folder / "metadata.csv").write_text("\ufeff" + "\r\n".join([header, *rows]), encoding="utf-8")
+    return DataArguments(data_dir=str(folder), **changes)
+
+
+def test_folds_are_listed_in_order(tmp_path: Path) -> None:
+    assert list_folds(data(tmp_path)) == ["1", "2", "10"]
+    assert list_folds(data(tmp_path, metadata="metadata.csv")) == ["1", "2", "10"]
+
+
+def test_data_without_folds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs a column 'fold', which .*metadata\.csv does not have"):
+        list_folds(data(tmp_path, "file_name,label,part"))
+    with pytest.raises(DataError, match=r"absent\.csv does not exist"):
+        list_folds(data(tmp_path, metadata="absent.csv"))
+    with pytest.raises(UsageError, match="needs --data_dir"):
+        list_folds(DataArguments(dataset_name="synthetic-notes"))
+
+
+def test_folds_are_run_each_in_its_folder_and_combined(tmp_path: Path) -> None:
+    accuracies = {"1": 0.5, "2": 0.7, "10": 0.9}
+
+    def run_fold(args: DataArguments, folder: Path) -> dict[str, Any]:
+        assert folder.is_dir()
+        assert folder.name == f"fold-{args.fold}"
+        shared = dict.fromkeys(
+            ("dataset", "problem_type", "label_names", "model_type", "num_parameters", "seed", "versions", "command")
+        )
+        scores = {"test": {"accuracy": accuracies[args.fold or ""]}}
+        return {**shared, "train_seconds": 2.0, "metrics": scores, "floor": {"majority class": scores}}
+
+    results = cross_validate(data(tmp_path), tmp_path, run_fold, is_main=True)
+    assert results["metrics"]["test"]["accuracy"] == pytest.approx(0.7)
+    assert results["deviations"]["test"]["accuracy"] == pytest.approx(0.2)
+    assert results["floor"]["majority class"]["test"]["accuracy"] == pytest.approx(0.7)
+    assert results["train_seconds"] == 6.0
+    assert (tmp_path / "all_results.json").is_file()
