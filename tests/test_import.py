@@ -55,6 +55,8 @@ print(*names, *extractors, "our" if "hf_audio_mamba" in PIPELINE_REGISTRY.suppor
         "import hf_audio_mamba, importlib\nimportlib.reload(hf_audio_mamba)\nfrom transformers import pipeline",
         "from transformers import pipeline\nimport hf_audio_mamba, importlib\nimportlib.reload(hf_audio_mamba)",
         "import hf_audio_mamba\nfrom hf_audio_mamba import MoMambaForAudioClassification, MoMambaConfig",
+        "import hf_audio_mamba\nfrom transformers import ASTModel, MambaModel",
+        "import hf_audio_mamba.ops\nfrom transformers.modeling_layers import GradientCheckpointingLayer",
         "from hf_audio_mamba.models.momamba.modeling_momamba import MoMambaModel",
         "from hf_audio_mamba.pipelines import AudioClassificationPipeline",
     ],

@@ -47,30 +47,59 @@ def _register_pipelines() -> None:
 
 @dataclass(frozen=True)
 class _Registration:
-    """What `register` makes known belongs to the module `theirs` and needs the module `ours`."""
+    """What `register` makes known belongs to the module `theirs`, stands in `ours`, and that builds on `base`."""
 
     theirs: str
     ours: str
+    base: str
     register: Callable[[], None]
 
+    @property
+    def modules(self) -> tuple[str, str, str]:
+        """The modules whose end of import may make the registration possible."""
+        return (self.theirs, self.ours, self.base)
+
     def run_if_ready(self) -> None:
-        """Register where their module is there, unless either is still being imported: its end comes here again."""
-        if self.theirs in sys.modules and not _is_being_imported(self.theirs) and not _is_being_imported(self.ours):
+        """Register where their module is there, unless one is still being imported: its end comes here again.
+
+        They import each other: our models need `modeling_layers`, which imports the Auto classes.
+        """
+        if self.theirs in sys.modules and not any(map(_is_being_imported, self.modules)):
             self.register()
 
 
 _AUTO = "transformers.models.auto."
 _MOMAMBA = "hf_audio_mamba.models.momamba."
 REGISTRATIONS = (
-    _Registration(_AUTO + "configuration_auto", _MOMAMBA + "configuration_momamba", _register_configs),
-    _Registration(_AUTO + "feature_extraction_auto", _MOMAMBA + "feature_extraction_momamba", _register_extractors),
-    _Registration(_AUTO + "modeling_auto", _MOMAMBA + "modeling_momamba", _register_models),
-    _Registration("transformers.pipelines", "hf_audio_mamba.pipelines", _register_pipelines),
+    _Registration(
+        theirs=_AUTO + "configuration_auto",
+        ours=_MOMAMBA + "configuration_momamba",
+        base="transformers.configuration_utils",
+        register=_register_configs,
+    ),
+    _Registration(
+        theirs=_AUTO + "feature_extraction_auto",
+        ours=_MOMAMBA + "feature_extraction_momamba",
+        base="transformers.feature_extraction_sequence_utils",
+        register=_register_extractors,
+    ),
+    _Registration(
+        theirs=_AUTO + "modeling_auto",
+        ours=_MOMAMBA + "modeling_momamba",
+        base="transformers.modeling_layers",
+        register=_register_models,
+    ),
+    _Registration(
+        theirs="transformers.pipelines",
+        ours="hf_audio_mamba.pipelines",
+        base="transformers.pipelines.base",
+        register=_register_pipelines,
+    ),
 )
 
 
 def _is_being_imported(name: str) -> bool:
-    """Whether a module has been started but not finished (our models import what imports the Auto classes)."""
+    """Whether the import of a module has been started but not finished."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return bool(getattr(spec, "_initializing", False))
 
@@ -93,7 +122,7 @@ class _RegisteringLoader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__._initializing = False  # type: ignore[attr-defined]  # its own code has run to the end
         for registration in REGISTRATIONS:
-            if module.__name__ in (registration.theirs, registration.ours):
+            if module.__name__ in registration.modules:
                 registration.run_if_ready()
 
 
@@ -103,7 +132,7 @@ class _RegistrationFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not any(fullname in (registration.theirs, registration.ours) for registration in REGISTRATIONS):
+        if not any(fullname in registration.modules for registration in REGISTRATIONS):
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
