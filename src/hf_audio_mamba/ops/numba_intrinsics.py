@@ -115,8 +115,10 @@ def _exp2(builder: ir.IRBuilder, value: ir.Value, *, clamp: bool) -> ir.Value:
     return builder.bitcast(builder.add(builder.bitcast(power, _INT_VECTOR), exponent), _VECTOR)
 
 
-def _exp(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    return _exp2(builder, builder.fmul(value, _fill(_LOG2_E)), clamp=True)
+def _exp_of_minus_magnitude(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """exp(-|value|). LLVM computes it once for the sigmoid and the softplus of one value."""
+    exponent = builder.fmul(_absolute(builder, value), _fill(-_LOG2_E))
+    return _exp2(builder, _maximum(builder, _fill(-127.0), exponent), clamp=False)
 
 
 def _vector_intrinsic(arity: int, emit: Callable[..., ir.Value]) -> Any:
@@ -259,7 +261,9 @@ def sigmoid(typingctx: Any, value: Any) -> Any:
     """1 / (1 + exp(-value))."""
 
     def emit(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-        return builder.fdiv(_fill(1.0), builder.fadd(_fill(1.0), _exp(builder, builder.fneg(value))))
+        u = _exp_of_minus_magnitude(builder, value)
+        is_negative = builder.fcmp_ordered("<", value, _fill(0.0))
+        return builder.fdiv(builder.select(is_negative, u, _fill(1.0)), builder.fadd(_fill(1.0), u))
 
     return _vector_intrinsic(1, emit)
 
@@ -269,7 +273,7 @@ def softplus(typingctx: Any, value: Any) -> Any:
     """log(1 + exp(value)) = max(value, 0) + log1p(exp(-|value|)), relative error about 2e-7."""
 
     def emit(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-        u = _exp(builder, builder.fneg(_absolute(builder, value)))
+        u = _exp_of_minus_magnitude(builder, value)
         series: ir.Value = _fill(_LOG1P[-1])
         for coefficient in _LOG1P[-2::-1]:
             series = _fma(builder, series, u, _fill(coefficient))
