@@ -351,7 +351,6 @@ def test_refused_push_leaves_the_run_and_resuming_pushes_it(
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
-@pytest.mark.xfail(reason="the feature cache reads attributes that only our extractors have", strict=True)
 def test_other_audio_classifiers_train_too(tones: Path, cache: str, tmp_path: Path) -> None:
     small = "hidden_size=8,num_hidden_layers=1,num_attention_heads=2,intermediate_size=8,max_length=32,num_mel_bins=16"
     model = {

@@ -30,7 +30,7 @@ class FeatureLayout:
         feature_size: All bands.
         floor: Value of silence in the mel bands.
         ceiling: Value of the clip's loudest cell, 0 dB.
-        units_per_db: Step of the features for one dB.
+        units_per_db: Step of the features for one dB; 0 where that is not known, which turns changes of level off.
         chroma_floor: Value of silence in the chroma bands.
     """
 

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -136,17 +137,33 @@ def compute_features(
 
 
 def feature_layout(feature_extractor: Any) -> FeatureLayout:
-    """How a `MoMambaFeatureExtractor` lays out its features."""
+    """How a feature extractor lays out its features.
+
+    Those of other libraries (Audio Spectrogram Transformer) do not tell what a decibel is in their features: silence is
+    measured, and changes of level do not apply to them.
+    """
+    bands = _num_bands(feature_extractor)
+    if not hasattr(feature_extractor, "top_db"):
+        rate = int(feature_extractor.sampling_rate)
+        silence = feature_extractor(np.zeros(rate, dtype=np.float32), sampling_rate=rate)["input_values"][0]
+        floor = float(np.min(silence))
+        return FeatureLayout(num_mel_bins=bands, feature_size=bands, floor=floor, ceiling=math.inf, units_per_db=0.0)
     normalized = bool(feature_extractor.do_normalize)
     top_db = float(feature_extractor.top_db)
     return FeatureLayout(
         num_mel_bins=int(feature_extractor.num_mel_bins),
-        feature_size=int(feature_extractor.feature_size),
+        feature_size=bands,
         floor=-1.0 if normalized else -top_db,
         ceiling=1.0 if normalized else 0.0,
         units_per_db=2 / top_db if normalized else 1.0,
         chroma_floor=-1.0 if normalized else 0.0,
     )
+
+
+def _num_bands(feature_extractor: Any) -> int:
+    """Bands of a frame; some extractors of Transformers say 1 in `feature_size` and mean one channel of audio."""
+    feature_size = int(feature_extractor.feature_size)
+    return feature_size if feature_size > 1 else int(feature_extractor.num_mel_bins)
 
 
 @dataclass(frozen=True)
@@ -171,7 +188,7 @@ class _Worker:
             path = None
             if self.folder is not None:
                 path = self.folder / f"{content_digest(content, clip.sampling_rate)}.npy"
-                frames = _cached_length(path, self.feature_extractor.feature_size)
+                frames = _cached_length(path, _num_bands(self.feature_extractor))
                 if frames is not None:
                     return _Result(path, frames, cached=True)
             features = self._extract(content, clip)

@@ -15,6 +15,10 @@ from hf_audio_mamba.errors import ShapeError, UsageError
 _CHUNK_FRAMES = 128
 
 
+# Above any audio: a larger number in a settings file is damage, refused before its memory is asked for.
+MAX_SETTING = 10_000_000
+
+
 @dataclass(frozen=True)
 class SpectrogramSettings:
     """Sampling rate and framing of a centred, Hann-windowed short-time Fourier transform.
@@ -37,8 +41,8 @@ class SpectrogramSettings:
     def __post_init__(self) -> None:
         for name in ("sampling_rate", "n_fft", "win_length", "hop_length"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} must be a positive whole number, but is {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SETTING:
+                raise UsageError(f"{name} must be a whole number from 1 to {MAX_SETTING}, but is {value!r}")
         if self.n_fft % 2:
             raise UsageError(f"n_fft must be even, but is {self.n_fft}")
         if self.win_length > self.n_fft:

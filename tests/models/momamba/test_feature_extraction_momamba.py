@@ -323,3 +323,17 @@ def test_a_setting_can_be_changed_on_loading(extractor: MoMambaFeatureExtractor,
 def test_senseless_settings_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         MoMambaFeatureExtractor(**options)
+
+
+def test_reversed_and_read_only_arrays_are_taken() -> None:
+    noise = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    extractor = MoMambaFeatureExtractor()
+    expected = extractor(noise, sampling_rate=44_100)["input_values"]
+    read_only = np.frombuffer(noise.tobytes(), dtype=np.float32)
+    for same in (noise[::-1].copy()[::-1], read_only):
+        np.testing.assert_array_equal(extractor(same, sampling_rate=44_100)["input_values"], expected)
+
+
+def test_settings_beyond_any_audio_are_refused_before_memory_is_asked_for() -> None:
+    with pytest.raises(UsageError, match="n_fft"):
+        MoMambaFeatureExtractor(n_fft=10**12)

@@ -157,7 +157,8 @@ class MoMambaFeatureExtractor(SequenceFeatureExtractor):
     def _extract(self, waveform: Float32Array) -> Float32Array:
         """Compute `(frames, feature_size)` of one clip."""
         log_mel = self.log_mel
-        samples = torch.from_numpy(waveform)
+        # torch takes neither reversed nor read-only arrays.
+        samples = torch.from_numpy(np.require(waveform, requirements=["C", "W"]))
         features = log_mel(samples)
         if self.do_normalize:
             features = features / (self.top_db / 2) + 1
