@@ -1,0 +1,1 @@
+"""The verbs of the program `hf-audio-mamba`, one file each."""

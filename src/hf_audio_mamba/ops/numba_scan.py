@@ -12,7 +12,6 @@ from torch import Tensor
 from hf_audio_mamba.ops import numba_scan_backward as backward_kernels
 from hf_audio_mamba.ops import numba_scan_forward as forward_kernels
 from hf_audio_mamba.ops.numba_blocks import (
-    ABSENT,
     TILE,
     address_of,
     contiguous,
@@ -23,7 +22,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     stream_of,
     with_unit_stride,
 )
-from hf_audio_mamba.ops.numba_intrinsics import BYTES, LANES
+from hf_audio_mamba.ops.numba_intrinsics import LANES
 from hf_audio_mamba.ops.numba_scan_forward import ScanInputs, ScanLayout
 from hf_audio_mamba.ops.numba_scan_reduce import reduce_parameters, reduce_parts
 from hf_audio_mamba.ops.numba_threads import run_items
@@ -173,23 +172,21 @@ def scan_gradients(
     inputs, _parameters = _inputs(operands, states, layout, reverse)
     results = [empty(*(0,) if tensor is None else tensor.shape) for tensor in vars(operands).values()]
     dx, ddt, dA, dB, dC, dD, dz, dbias, dinitial = results
-    # Each chunk of channels adds to the gradients of B and C; parts end on whole vectors.
-    vectors = -(-dB.numel() // LANES)
-    parts = empty(2, partition.chunks, vectors * LANES)
-    first_parts = [part[0, : dB.numel()].view(batch, layout.length, -1) for part in parts]
+    part_size = -(-dB.numel() // LANES) * LANES
+    parts = empty(2, partition.chunks, part_size)
+    dB_parts, dC_parts = (stream_of(part[0, : dB.numel()].view(batch, layout.length, -1), reverse) for part in parts)
     dparameters = empty(batch, partition.blocks, state + 2, LANES)
     dstates = empty(batch, partition.blocks, state, LANES)
-    dy = with_unit_stride(dy)
-    dlast_state = contiguous(dlast_state)
+    dy, dlast_state = with_unit_stride(dy), contiguous(dlast_state)
     gradients = backward_kernels.ScanGradients(
         stream_of(dy, reverse),
         address_of(dlast_state),
         stream_of(dx, reverse),
         stream_of(ddt, reverse),
-        ABSENT if z is None else stream_of(dz, reverse),
-        stream_of(first_parts[0], reverse),
-        stream_of(first_parts[1], reverse),
-        vectors * BYTES,
+        stream_of(dz, reverse),
+        dB_parts,
+        dC_parts,
+        4 * part_size,
         dparameters.data_ptr(),
         dstates.data_ptr(),
         address_of(dinitial),
