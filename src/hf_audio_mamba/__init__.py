@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         MoMambaModel,
         MoMambaPreTrainedModel,
     )
-    from hf_audio_mamba.ops import available_backends, scan_backend, selective_scan
+    from hf_audio_mamba.ops.backends import available_backends, scan_backend
+    from hf_audio_mamba.ops.selective_scan import selective_scan
 
 __version__ = "0.1.0"
 

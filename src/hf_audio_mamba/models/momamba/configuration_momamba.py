@@ -81,6 +81,10 @@ class MoMambaConfig(PreTrainedConfig):
     regression_hidden_size: int | None = None
     layer_norm_eps: float = 1e-5
     initializer_range: float | int = 0.02
+    # Fields of the base class, which does not check their types.
+    id2label: dict[int, str] | dict[str, str] | None = None
+    label2id: dict[str, int] | None = None
+    problem_type: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         num_labels = kwargs.get("num_labels")
@@ -91,7 +95,7 @@ class MoMambaConfig(PreTrainedConfig):
             self.id2label = _inverse(self.label2id)
         super().__post_init__(**kwargs)
         if self.id2label is not None and self.label2id is None:
-            self.label2id = {name: index for index, name in self.id2label.items()}
+            self.label2id = {name: int(index) for index, name in self.id2label.items()}
         if self.problem_type is None and self.num_labels == 1:
             self.problem_type = "regression"
         if not self.residual and self.num_hidden_layers > 4:

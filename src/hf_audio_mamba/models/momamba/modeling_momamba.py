@@ -251,7 +251,8 @@ class MoMambaRegressionHead(nn.Module):
 
     def forward(self, embedding: torch.Tensor) -> torch.Tensor:
         """Map `(batch, hidden_size)` to `(batch, num_labels)` in (0, 1)."""
-        return self.out_proj(self.dropout(self.dense(embedding).relu())).sigmoid()
+        values: torch.Tensor = self.out_proj(self.dropout(self.dense(embedding).relu()))
+        return values.sigmoid()
 
 
 class MoMambaForAudioClassification(MoMambaPreTrainedModel):
