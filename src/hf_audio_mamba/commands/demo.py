@@ -12,12 +12,11 @@ from hf_audio_mamba.commands.train import run as train
 # Chosen on the validation split: a few minutes on two cores.
 TRAINING_OPTIONS = (
     "--dataset_name=synthetic-notes",
-    "--num_clips=2400",
-    "--config_overrides=hidden_size=128,num_hidden_layers=3",
-    "--feature_overrides=hop_length=882",
-    "--num_train_epochs=16",
-    "--per_device_train_batch_size=32",
-    "--learning_rate=2e-3",
+    "--num_clips=2000",
+    "--config_overrides=hidden_size=96,num_hidden_layers=2",
+    "--num_train_epochs=12",
+    "--per_device_train_batch_size=16",
+    "--learning_rate=1e-3",
     "--overwrite_output_dir",
 )
 EXAMPLE_FILE = "example.wav"
