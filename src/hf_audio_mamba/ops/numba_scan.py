@@ -13,6 +13,7 @@ from hf_audio_mamba.ops import numba_scan_backward as backward_kernels
 from hf_audio_mamba.ops import numba_scan_forward as forward_kernels
 from hf_audio_mamba.ops.numba_blocks import (
     TILE,
+    Stream,
     address_of,
     contiguous,
     count_blocks,
@@ -81,6 +82,17 @@ def _inputs(operands: ScanTensors, states: Tensor, layout: ScanLayout, reverse: 
         states.data_ptr(),
     )
     return inputs, parameters
+
+
+def _parts_of_sums(gradient: Tensor, chunks: int) -> Tensor:
+    """Memory for what each chunk of channels adds to dB and dC, in whole vectors: (2, chunks, values and padding)."""
+    return empty(2, chunks, -(-gradient.numel() // LANES) * LANES)
+
+
+def _first_part(parts: Tensor, gradient: Tensor, reverse: bool) -> Stream:
+    """Where the first chunk puts its part of a gradient (batch, length, groups, state)."""
+    batch, length = gradient.shape[:2]
+    return stream_of(parts[0, : gradient.numel()].view(batch, length, -1), reverse)
 
 
 def _is_small(layout: ScanLayout, batch: int) -> bool:
@@ -172,9 +184,7 @@ def scan_gradients(
     inputs, _parameters = _inputs(operands, states, layout, reverse)
     results = [empty(*(0,) if tensor is None else tensor.shape) for tensor in vars(operands).values()]
     dx, ddt, dA, dB, dC, dD, dz, dbias, dinitial = results
-    part_size = -(-dB.numel() // LANES) * LANES
-    parts = empty(2, partition.chunks, part_size)
-    dB_parts, dC_parts = (stream_of(part[0, : dB.numel()].view(batch, layout.length, -1), reverse) for part in parts)
+    parts = _parts_of_sums(dB, partition.chunks)
     dparameters = empty(batch, partition.blocks, state + 2, LANES)
     dstates = empty(batch, partition.blocks, state, LANES)
     dy, dlast_state = with_unit_stride(dy), contiguous(dlast_state)
@@ -184,9 +194,9 @@ def scan_gradients(
         stream_of(dx, reverse),
         stream_of(ddt, reverse),
         stream_of(dz, reverse),
-        dB_parts,
-        dC_parts,
-        4 * part_size,
+        _first_part(parts[0], dB, reverse),
+        _first_part(parts[1], dC, reverse),
+        4 * parts.stride(1),
         dparameters.data_ptr(),
         dstates.data_ptr(),
         address_of(dinitial),
