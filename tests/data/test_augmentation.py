@@ -16,6 +16,7 @@ OFF = dict.fromkeys(
         "time_shift",
         "gain_db",
         "filter_db",
+        "noise_db",
         "mixup_alpha",
     ),
     0,
@@ -47,6 +48,7 @@ ALL = {
     "time_shift": 0.3,
     "gain_db": 10.0,
     "filter_db": 10.0,
+    "noise_db": 40.0,
 }
 
 
@@ -163,8 +165,8 @@ def test_masks_reach_both_ends():
 
 def test_silent_clips_stay_silent():
     silent = np.full((20, 44), -1.0, np.float32)
-    changed = augment(silent, NORMALIZED, AugmentationConfig(**ALL), np.random.default_rng(0))
-    np.testing.assert_array_equal(changed, silent)
+    quiet = AugmentationConfig(**{**ALL, "noise_db": 0.0})
+    np.testing.assert_array_equal(augment(silent, NORMALIZED, quiet, np.random.default_rng(0)), silent)
 
 
 class TestMix:
@@ -214,3 +216,29 @@ class TestConfig:
         assert AugmentationConfig(mixup_alpha=0.3).mixes
         assert not AugmentationConfig(mixup_alpha=0.3, mixup_probability=0).mixes
         assert not AugmentationConfig().mixes
+
+
+@pytest.mark.parametrize("layout", [NORMALIZED, RAW])
+def test_noise_adds_its_power(layout):
+    silent = np.tile(layout.silence(), (400, 1))
+    config, seed = AugmentationConfig(**{**OFF, "noise_db": 50.0}), 5
+    noise = augment(silent, layout, config, np.random.default_rng(seed))
+    features = make_features(400, layout)
+    noisy = augment(features, layout, config, np.random.default_rng(seed))
+
+    def decibels(values: np.ndarray) -> np.ndarray:
+        return (values[:, :32].astype(np.float64) - layout.floor) / layout.units_per_db
+
+    # The same draws in both: what is added to silence is added, as power, to everything else.
+    floor_power = 1.0
+    expected = 10 * np.log10(10 ** (decibels(features) / 10) + 10 ** (decibels(noise) / 10) - floor_power)
+    np.testing.assert_allclose(decibels(noisy), np.clip(expected, 0, 80), atol=0.05)
+    np.testing.assert_array_equal(noisy[:, 32:], features[:, 32:])
+    assert 0 < decibels(noise).mean() < 50 + 10
+
+
+def test_levels_of_foreign_features_are_left_alone():
+    foreign = FeatureLayout(32, 32, floor=-1.3, ceiling=float("inf"), units_per_db=0.0)
+    features = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
+    config = AugmentationConfig(**{**OFF, "gain_db": 6.0, "filter_db": 6.0, "noise_db": 30.0})
+    np.testing.assert_array_equal(augment(features, foreign, config, np.random.default_rng(0)), features)

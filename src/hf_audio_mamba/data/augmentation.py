@@ -19,6 +19,11 @@ from hf_audio_mamba.errors import UsageError
 
 Features = NDArray[np.float32]
 
+# Background noise: how far its spectrum strays from flat, and the standard deviation of its cells (about that of a
+# power averaged over four independent bins).
+_NOISE_COLOUR_DB = 10.0
+_NOISE_RIPPLE_DB = 2.3
+
 
 @dataclass(frozen=True)
 class FeatureLayout:
@@ -64,6 +69,8 @@ class AugmentationConfig:
             lower above the floor: the level is added, cut off at floor and 0 dB, and silence stays silence.
         filter_db: Largest gain of a random smooth frequency response, in dB: another room, microphone or
             instrument. The result is again relative to its own maximum.
+        noise_db: Loudest background noise, in dB above the floor. Its level is drawn from the floor upwards, its
+            colour at random, and its power is added: a softer note in the same room, or a poorer recording.
         mixup_alpha: Parameter of the Beta(alpha, alpha) distribution that weighs a clip against a second one.
         mixup_probability: Part of the clips that are mixed, in [0, 1].
     """
@@ -75,6 +82,7 @@ class AugmentationConfig:
     time_shift: float = 0.1
     gain_db: float = 6.0
     filter_db: float = 0.0
+    noise_db: float = 0.0
     mixup_alpha: float = 0.0
     mixup_probability: float = 0.5
 
@@ -100,7 +108,7 @@ class AugmentationConfig:
 def augment(
     features: Features, layout: FeatureLayout, config: AugmentationConfig, generator: np.random.Generator
 ) -> Features:
-    """Apply every change except mixup, in the order shift, filter, gain, masks.
+    """Apply every change except mixup, in the order shift, filter, gain, noise, masks.
 
     Args:
         features: `(frames, bands)`; left as it is.
@@ -114,8 +122,11 @@ def augment(
     changed = features.copy()
     if config.time_shift:
         changed = _shift(changed, layout, config.time_shift, generator)
-    if config.filter_db or config.gain_db:
-        _change_level(changed[:, : layout.num_mel_bins], layout, config, generator)
+    mel = changed[:, : layout.num_mel_bins]
+    if layout.units_per_db and (config.filter_db or config.gain_db):
+        _change_level(mel, layout, config, generator)
+    if layout.units_per_db and config.noise_db:
+        _add_noise(mel, layout, config.noise_db, generator)
     _mask_time(changed, layout, config, generator)
     _mask_frequency(changed, layout, config, generator)
     return changed
@@ -176,6 +187,20 @@ def _change_level(
         # As the extractor would measure it: relative to the loudest cell of the filtered clip.
         gain += layout.ceiling - mel.max()
     mel += np.float32(gain)
+    np.clip(mel, layout.floor, layout.ceiling, out=mel)
+
+
+def _add_noise(mel: Features, layout: FeatureLayout, loudest_db: float, generator: np.random.Generator) -> None:
+    """Background noise, in place: levels in dB are turned into powers, added, and turned back."""
+    level = generator.uniform(0, loudest_db) * layout.units_per_db
+    noise = layout.floor + level + _draw_response(_NOISE_COLOUR_DB, layout, generator)
+    ripple = generator.standard_normal(mel.shape, dtype=np.float32)
+    ripple *= np.float32(_NOISE_RIPPLE_DB * layout.units_per_db)
+    ripple += noise
+    # Per decibel the natural logarithm of a power grows by ln(10) / 10.
+    scale = np.float32(math.log(10) / 10 / layout.units_per_db)
+    np.logaddexp(mel * scale, ripple * scale, out=mel)
+    mel /= scale
     np.clip(mel, layout.floor, layout.ceiling, out=mel)
 
 
