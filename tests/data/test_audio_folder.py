@@ -92,6 +92,11 @@ class TestFolds:
         write_table(tmp_path / "metadata.csv", "file_name,label,fold", *lines)
         return tmp_path
 
+    def test_without_a_validation_fold_all_others_train(self, root):
+        dataset = load_audio_folder(root, fold=2, validation_fold="none", validation_fraction=0.5)
+        assert {split: len(clips) for split, clips in dataset.splits.items() if clips} == {"train": 4, "test": 2}
+        assert "test on fold 2, training on 1, 10" in dataset.info["folds"]
+
     @pytest.mark.parametrize(("fold", "validation", "train"), [(1, "2", "10"), (2, "10", "1"), ("10", "1", "2")])
     def test_the_next_fold_is_for_validation(self, root, fold, validation, train):
         dataset = load_audio_folder(root, fold=fold)

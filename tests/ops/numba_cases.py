@@ -128,8 +128,11 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return (difference / expected.abs().max()).item() if difference != 0 else 0.0
 
 
-def assert_close(errors: dict[str, float], *, values: float = 5e-7, gradients: float = 5e-6) -> None:
-    """Compare errors with the tolerances, naming the tensors that exceed them."""
+def assert_close(errors: dict[str, float], *, values: float = 6e-7, gradients: float = 5e-6) -> None:
+    """Compare errors with the tolerances, naming the tensors that exceed them.
+
+    Processors without fused multiply-add reach 5.1e-7 in values, others stay below 4e-7.
+    """
     limits = {name: gradients if name.startswith("d") else values for name in errors}
     exceeded = {name: error for name, error in errors.items() if not error <= limits[name]}
     assert not exceeded, exceeded

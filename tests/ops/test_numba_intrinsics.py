@@ -116,7 +116,7 @@ def test_arithmetic_on_unaligned_vectors():
     target = np.zeros(3 * LANES, np.float32)
     _arithmetic(target.ctypes.data, x.ctypes.data, y.ctypes.data)
     product = x.astype(np.float64) * y + x[1]
-    np.testing.assert_array_equal(target[:LANES], product.astype(np.float32))
+    np.testing.assert_allclose(target[:LANES], product, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(target[LANES : 2 * LANES], x + 3 * y - np.maximum(np.abs(x), y), rtol=1e-6)
     np.testing.assert_allclose(target[2 * LANES : 2 * LANES + 3], [x.sum(), x.max(), y[2]], rtol=1e-5)
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from hf_audio_mamba.data.audio_dataset import AudioDataset, Clip, check_problem_type
 from hf_audio_mamba.data.dataset_checks import build_audio_dataset
 from hf_audio_mamba.data.labels import parse_label, split_label_columns
-from hf_audio_mamba.data.splits import SPLIT_ALIASES, describe_hold_out, hold_out_validation, split_by_fold
+from hf_audio_mamba.data.splits import NO_FOLD, SPLIT_ALIASES, describe_hold_out, hold_out_validation, split_by_fold
 from hf_audio_mamba.errors import DataError, UsageError
 
 METADATA_NAME = "metadata.csv"
@@ -67,7 +67,7 @@ def load_audio_folder(
         problem_type: `single_label_classification`, `multi_label_classification` (class names separated by
             `;`, an empty cell where none applies) or `regression`.
         fold: Held-out fold of the `fold` column: the test split.
-        validation_fold: Fold for validation; by default the one after `fold`, cyclic.
+        validation_fold: Fold for validation; by default the one after `fold`, cyclic; `"none"` for no validation split.
         validation_fraction: Part of the training clips held out for validation where the data has no such
             split.
         label_range: Limits of regression targets; `AudioDataset.encode` then maps them to [0, 1].
@@ -100,7 +100,7 @@ def load_audio_folder(
         splits = _assign_splits(rows, table, fold, validation_fold, info)
     else:
         splits = {"train": _read_class_folders(root, root, problem_type)}
-    if not splits.get("validation") and splits.get("train"):
+    if not splits.get("validation") and splits.get("train") and validation_fold != NO_FOLD:
         splits["train"], splits["validation"] = hold_out_validation(splits["train"], validation_fraction, seed)
         info |= describe_hold_out(splits["validation"], validation_fraction, seed)
     return build_audio_dataset(

@@ -8,7 +8,7 @@ from hf_audio_mamba._optional import require
 from hf_audio_mamba.data.audio_dataset import AudioDataset, Clip, Label, check_problem_type
 from hf_audio_mamba.data.dataset_checks import build_audio_dataset
 from hf_audio_mamba.data.labels import parse_label, split_label_columns
-from hf_audio_mamba.data.splits import describe_hold_out, hold_out_validation, split_by_fold
+from hf_audio_mamba.data.splits import NO_FOLD, describe_hold_out, hold_out_validation, split_by_fold
 from hf_audio_mamba.errors import DataError, UsageError
 
 FOLD_COLUMN = "fold"
@@ -80,7 +80,7 @@ def load_hub_dataset(
         for split in ("validation", "test"):
             names[split] = names[split] or (split if split in reader.split_names else None)
         splits = {split: reader.clips(name) for split, name in names.items() if name is not None}
-    if not splits.get("validation"):
+    if not splits.get("validation") and validation_fold != NO_FOLD:
         splits["train"], splits["validation"] = hold_out_validation(splits["train"], validation_fraction, seed)
         info |= describe_hold_out(splits["validation"], validation_fraction, seed)
     return build_audio_dataset(

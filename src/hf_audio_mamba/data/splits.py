@@ -20,6 +20,9 @@ SPLIT_ALIASES = {
     "evaluation": "test",
 }
 
+NO_FOLD = "none"
+"""As a validation fold: no fold is set aside, for final runs with settings that are chosen already."""
+
 
 def split_by_fold(
     folds: dict[str, list[Clip]], fold: int | str, validation_fold: int | str | None, where: str
@@ -30,7 +33,7 @@ def split_by_fold(
         folds: Clips by the text of the fold column.
         fold: The held-out fold: becomes the test split.
         validation_fold: Becomes the validation split; by default the fold after `fold`, cyclic, where that
-            leaves at least one fold for training.
+            leaves at least one fold for training; `NO_FOLD` trains on all others.
         where: File, for messages.
 
     Returns:
@@ -44,7 +47,9 @@ def split_by_fold(
     if len(names) < 2:
         raise DataError(f"{where}: the fold column has only one value, {names[0]!r}; cross-validation needs two")
     test = _known_fold(str(fold), names, where)
-    if validation_fold is not None:
+    if validation_fold == NO_FOLD:
+        validation = ""
+    elif validation_fold is not None:
         validation = _known_fold(str(validation_fold), names, where)
         if validation == test:
             raise UsageError(f"validation_fold and fold are both {test}; the test fold must not choose the model")

@@ -71,6 +71,7 @@ class DataArguments:
         unseen_labels: `error`, `keep` or `drop` for evaluation clips of a class that training does not have.
         duplicates: `error` or `drop` for audio that is in two splits.
         fold: Test fold of a `fold` column, or `all` for cross-validation.
+        validation_fold: Fold to validate on: by default the one after the test fold; `none` trains on all the others.
         validation_fraction: Share of the training clips set aside where the data has no validation split.
         num_clips: Number of clips of `synthetic-notes`.
         split_seed: Seed of everything random about the data itself: split and synthetic notes.
@@ -121,6 +122,10 @@ class DataArguments:
     fold: str | None = field(
         default=None, metadata={"help": "Fold to test on, or all: cross-validation over every fold."}
     )
+    validation_fold: str | None = field(
+        default=None,
+        metadata={"help": "Fold to validate on (default: the next one); none: train on all folds but the test fold."},
+    )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training clips to validate on where there is no such split."}
     )
@@ -151,6 +156,8 @@ class DataArguments:
             raise UsageError("--metadata describes the files below --data_dir; give that folder too.")
         if self.problem_type not in PROBLEM_TYPES:
             raise UsageError(f"--problem_type {self.problem_type!r} is none of {', '.join(PROBLEM_TYPES)}.")
+        if self.validation_fold is not None and self.fold is None:
+            raise UsageError("--validation_fold needs --fold, the fold to test on.")
         for name in ("validation_fraction", "max_corrupt_fraction"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 0 and below 1.")

@@ -55,15 +55,16 @@ def load_dataset(args: DataArguments) -> AudioDataset:
             label_column=args.label_column,
             problem_type=args.problem_type,
             fold=args.fold,
+            validation_fold=args.validation_fold,
             validation_fraction=args.validation_fraction,
             label_range=label_range,
             unseen_labels=args.unseen_labels,
             duplicates=args.duplicates,
             seed=args.split_seed,
         )
-    if args.fold is not None:
-        raise UsageError("--fold belongs to --data_dir with a fold column.")
     if args.dataset_name == SYNTHETIC_NOTES:
+        if args.fold is not None:
+            raise UsageError("--fold needs data with a fold column, which synthetic-notes does not have.")
         return synthetic_notes(num_clips=args.num_clips, seed=args.split_seed)
     return load_hub_dataset(
         str(args.dataset_name),
@@ -71,8 +72,11 @@ def load_dataset(args: DataArguments) -> AudioDataset:
         audio_column=args.audio_column,
         label_column=args.label_column,
         problem_type=args.problem_type,
+        fold=args.fold,
+        validation_fold=args.validation_fold,
         validation_fraction=args.validation_fraction,
         label_range=label_range,
+        unseen_labels=args.unseen_labels,
         seed=args.split_seed,
     )
 
