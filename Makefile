@@ -11,11 +11,11 @@ demo: .venv/installed-demo
 
 ## The default tests (under 10 minutes on 2 cores)
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 ## Every test, the long ones too
 test-all: .venv/installed-dev
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n 2 -m ""
 
 ## Linters, types and import rules
 check: .venv/installed-dev
