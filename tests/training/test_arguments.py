@@ -47,6 +47,8 @@ def test_unknown_name_comes_with_the_nearest_one() -> None:
         ({"data_dir": "a", "max_corrupt_fraction": -0.1}, "--max_corrupt_fraction"),
         ({"data_dir": "a", "num_feature_workers": 0}, "--num_feature_workers"),
         ({"data_dir": "a", "max_seconds": 0.0}, "--max_seconds"),
+        ({"data_dir": "a", "split_seed": -1}, "--split_seed"),
+        ({"data_dir": "a", "validation_fold": "2"}, "--validation_fold needs --fold"),
         ({"data_dir": "a", "label_range": [1.0]}, "--label_range"),
     ],
 )
@@ -69,6 +71,7 @@ def test_model_arguments_are_either_scratch_or_fine_tuning() -> None:
         ({"remove_unused_columns": True}, "must stay false"),
         ({"early_stopping_patience": 0}, "--early_stopping_patience"),
         ({"bootstrap_resamples": -1}, "--bootstrap_resamples"),
+        ({"seed": -1}, "--seed"),
         ({"eval_strategy": "sometimes"}, "sometimes"),
         ({"save_strategy": "steps", "save_steps": 10}, "save and eval strategy"),
         ({"lr_scheduler_type": "zigzag"}, "zigzag"),

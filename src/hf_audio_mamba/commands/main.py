@@ -69,8 +69,9 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 def _memory_advice(error: BaseException) -> str:
     reason = str(error).splitlines()[0] if str(error) else "the system gave no more"
     return (
-        f"out of memory ({reason}). Use a smaller --per_device_train_batch_size (raise --gradient_accumulation_steps "
-        "by the same factor to keep the result), a smaller --max_seconds, or --activation_checkpointing."
+        f"out of memory ({reason}). For training use a smaller --per_device_train_batch_size (raise "
+        "--gradient_accumulation_steps by the same factor to keep the result), a smaller --max_seconds or "
+        "--activation_checkpointing; for classifying a smaller --batch_size or --chunk_length_s."
     )
 
 

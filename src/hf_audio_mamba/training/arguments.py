@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from hf_audio_mamba.errors import UsageError
@@ -161,6 +162,8 @@ class DataArguments:
         for name in ("validation_fraction", "max_corrupt_fraction"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise UsageError(f"--{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+        if self.split_seed < 0:
+            raise UsageError(f"--split_seed is {self.split_seed}; it must be 0 or more.")
         for name in ("num_clips", "num_feature_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -259,6 +262,8 @@ class AudioTrainingArguments(TrainingArguments):
             raise UsageError("--resume finds the checkpoint itself; give either it or --resume_from_checkpoint.")
         if self.remove_unused_columns:
             raise UsageError("--remove_unused_columns must stay false: the audio collator needs every column.")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; it must be 0 or more.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise UsageError(f"--early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
         if self.bootstrap_resamples < 0:
@@ -268,6 +273,8 @@ class AudioTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"Training arguments: {error}") from error
+        # Pinned memory serves copies to an accelerator; without one torch warns at every epoch.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if metric is None:
             # The base class would fall back to the loss; AudioTrainer knows a metric for each problem type.
             self.metric_for_best_model = None
