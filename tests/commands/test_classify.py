@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from hf_audio_mamba import MoMambaConfig, MoMambaFeatureExtractor, MoMambaForAud
 from hf_audio_mamba.commands import classify
 from hf_audio_mamba.commands._spectrogram import MAX_COLUMNS, display_spectrogram
 from hf_audio_mamba.commands.main import run_command
+from tests.commands.processes import started
 
 RATE = 16000
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "classify_audio.py"
@@ -270,7 +270,7 @@ def long_job(model: Path, folder: Path, tmp_path: Path) -> list[str]:
 
 
 def test_ctrl_c_is_130_and_leaves_no_half_file(long_job: list[str], tmp_path: Path) -> None:
-    with subprocess.Popen(long_job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(long_job) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().split() == ["file", "label", "score"]
@@ -283,7 +283,7 @@ def test_ctrl_c_is_130_and_leaves_no_half_file(long_job: list[str], tmp_path: Pa
 
 def test_closed_standard_output_is_no_error(model: Path, folder: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--model", str(model), "--device", "cpu", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -13,6 +13,7 @@ import pytest
 from hf_audio_mamba.commands import main as program
 from hf_audio_mamba.commands.main import VERBS, run_command
 from hf_audio_mamba.errors import DataError, HFAudioMambaError, OutputError, UsageError
+from tests.commands.processes import started
 
 MODULE = [sys.executable, "-m", "hf_audio_mamba.commands.main"]
 
@@ -108,9 +109,7 @@ def test_interrupt_ends_with_130_and_one_line() -> None:
         "def wait(argv):\n    print('ready', flush=True)\n    time.sleep(60)\n    return 0\n"
         "sys.exit(run_command(wait, []))"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with started([sys.executable, "-c", code]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         start = time.monotonic()
