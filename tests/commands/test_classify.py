@@ -276,7 +276,7 @@ def test_ctrl_c_is_130_and_leaves_no_half_file(long_job: list[str], tmp_path: Pa
         assert process.stdout.readline().split() == ["file", "label", "score"]
         assert "a.wav" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
         assert "Traceback" not in process.stderr.read()
     assert [path.name for path in tmp_path.iterdir()] == ["endless.wav"]
 
@@ -287,5 +287,5 @@ def test_closed_standard_output_is_no_error(model: Path, folder: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=300) == 0
         assert process.stderr.read() == ""

@@ -114,6 +114,6 @@ def test_interrupt_ends_with_130_and_one_line() -> None:
         assert process.stdout.readline() == "ready\n"
         start = time.monotonic()
         os.kill(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, "hf-audio-mamba: error: interrupted.\n")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30

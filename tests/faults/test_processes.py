@@ -38,7 +38,7 @@ def test_death_of_a_loading_process_is_an_error_and_no_hang(make_trainer: Callab
     start = time.monotonic()
     with pytest.raises(HFAudioMambaError, match=r"data-loading process died.*--dataloader_num_workers"):
         trainer.train()
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 120
 
 
 def options(tones: Path, output: Path) -> list[str]:

@@ -158,7 +158,7 @@ print(tuple(LogMel()(torch.ones(44100)).shape))
 
 
 def test_a_machine_without_numba_computes_features() -> None:
-    finished = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, timeout=120)
+    finished = subprocess.run([sys.executable, "-c", WITHOUT_NUMBA], capture_output=True, text=True, timeout=300)
     assert finished.stdout.strip() == "(101, 128)", finished.stderr
 
 

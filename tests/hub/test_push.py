@@ -204,7 +204,7 @@ def test_printed_command_pushes_later(hub: FakeHub, run_folder: Path, monkeypatc
     assert command.startswith("python -c ")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    subprocess.run(["sh", "-c", command.replace("python", sys.executable, 1)], check=True, timeout=60)
+    subprocess.run(["sh", "-c", command.replace("python", sys.executable, 1)], check=True, timeout=300)
     assert sorted(hub.repos[REPO]) == UPLOADED
     assert hub.private[REPO] is True
 

@@ -209,10 +209,10 @@ def test_row_is_a_typed_error(
     make, message = ERRORS[row]
     clip = make(tmp_path)
     for inputs in (clip, iter_of(tone(), clip)):
-        start = time.monotonic()
+        start = time.process_time()
         with pytest.raises(AudioError, match=message):
             list(momamba(inputs, chunk_length_s=chunk_length_s))
-        assert time.monotonic() - start < 2
+        assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("chunk_length_s", [None, 0.5], ids=["whole", "windows"])
@@ -272,19 +272,19 @@ def test_21_two_hours_are_refused_at_once_without_windows(momamba: AudioClassifi
         handle.seek(0)
         handle.write(data)
         handle.truncate(len(data) + size)
-    start_time = time.monotonic()
+    start_time = time.process_time()
     with pytest.raises(AudioError, match=r"7200 s long.*chunk_length_s"):
         momamba(path)
-    assert time.monotonic() - start_time < 1
+    assert time.process_time() - start_time < 1
 
 
 def test_24_denormals_do_not_slow_down(momamba: AudioClassificationPipeline) -> None:
     def seconds(clip: np.ndarray) -> float:
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             momamba(clip)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         return min(times)
 
     usual = seconds(tone(10))

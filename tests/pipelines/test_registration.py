@@ -139,7 +139,7 @@ register_pipelines()
 loaded = [name for name in sys.modules if name.endswith("pipelines.audio_classification")]
 assert not loaded, loaded
 """
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=300)
 
 
 def test_a_saved_pipeline_is_a_plain_model_folder(momamba_folder: Path, tmp_path: Path) -> None:

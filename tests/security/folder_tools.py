@@ -52,10 +52,10 @@ def write_index(folder: Path, weight_map: Any) -> None:
 
 def refusal(folder: Path) -> str:
     """The message with which both entry points refuse a folder, quickly."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError) as checked:
         check_model_folder(folder)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     with pytest.raises(CheckpointError) as loaded:
         load_classifier(folder)
     assert str(loaded.value) == str(checked.value)

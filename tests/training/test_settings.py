@@ -93,7 +93,7 @@ def test_unusable_json_is_refused_by_name(tmp_path: Path, text: str) -> None:
 
 def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
     laughs = "a0: &a0 [x, x]\n" + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))
-    start = time.perf_counter()
+    start = time.process_time()
     for name, text in {
         "laughs.yaml": laughs,
         "deep.yaml": "[" * 100_000,
@@ -102,7 +102,7 @@ def test_bombs_are_refused_at_once(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=name):
             parse_arguments([write(tmp_path, text, name), *BASE])
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @given(st.binary(max_size=200))
