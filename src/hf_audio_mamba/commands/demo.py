@@ -40,8 +40,9 @@ def run(argv: Sequence[str]) -> int:
     train([*TRAINING_OPTIONS, f"--output_dir={folder}"])
     _say(f"Confusion matrix of the test split (also {folder / 'confusion_matrix.png'})")
     print(confusion_table(folder / "test_predictions.csv"))
-    _say(f"Model card ({folder / 'README.md'}, its first {CARD_LINES} lines)")
-    print("\n".join((folder / "README.md").read_text(encoding="utf-8").splitlines()[:CARD_LINES]))
+    _say(f"Model card ({folder / 'README.md'}), its first {CARD_LINES} lines below the metadata")
+    card = (folder / "README.md").read_text(encoding="utf-8").split("\n---\n", maxsplit=1)[1]
+    print("\n".join(card.strip().splitlines()[:CARD_LINES]))
     _classify_example(folder)
     return 0
 
