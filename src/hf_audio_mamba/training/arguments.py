@@ -274,7 +274,8 @@ class AudioTrainingArguments(TrainingArguments):
         except (ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"Training arguments: {error}") from error
         # Pinned memory serves copies to an accelerator; without one torch warns at every epoch.
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False
         if metric is None:
             # The base class would fall back to the loss; AudioTrainer knows a metric for each problem type.
             self.metric_for_best_model = None
