@@ -36,7 +36,8 @@ def run(argv: Sequence[str]) -> int:
     results = run_training(model_args, data_args, training_args, command=command)
     if int(os.environ.get("RANK", "0")) == 0:
         print(results_table(results))
-        print(f"Model, results and card are in {training_args.output_dir}")
+        where = f"the sub-folders of {training_args.output_dir}" if "folds" in results else training_args.output_dir
+        print(f"Model, results and card are in {where}")
     return 0
 
 
