@@ -36,7 +36,7 @@ def test_the_demo_trains_shows_and_classifies(
         "logistic regression",
         "momamba",
         "Confusion matrix",
-        "model-index",
+        "# demo",
         'pipeline("audio-classification"',
     ):
         assert part in shown
