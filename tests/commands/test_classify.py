@@ -204,7 +204,6 @@ def test_a_damaged_model_is_1(classify_audio: Run, folder: Path, model: Path, tm
 
 
 def test_figures(classify_audio: Run, folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "a.wav").write_bytes((folder / "a.wav").read_bytes())
     plots = tmp_path / "new" / "plots"
     status, _, err = classify_audio(folder / "a.wav", tmp_path / "a.wav", "--plot", plots)

@@ -1,5 +1,6 @@
 import io
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -7,7 +8,6 @@ import soundfile
 from hf_audio_mamba.data import compute_features, load_hub_dataset
 from hf_audio_mamba.errors import DataError, UsageError
 
-datasets = pytest.importorskip("datasets")
 ROWS = 12
 pytestmark = pytest.mark.usefixtures("quiet")
 

@@ -122,7 +122,8 @@ def test_lists_generators_and_data_sets_in_batches(
 def test_columns_of_datasets(
     momamba: AudioClassificationPipeline, noise: np.ndarray, wav: Path, same_labels: Same
 ) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets  # takes seconds: only where it is needed
+
     rows = {"audio": [{"bytes": wav.read_bytes(), "path": None}, {"bytes": None, "path": str(wav)}]}
     dataset = datasets.Dataset.from_dict(rows)
     expected = [momamba(noise)] * 2

@@ -323,10 +323,10 @@ def check_names(values: Mapping[str, Any], known: Collection[str], *, option: st
     """
     for name in values:
         if name not in known:
-            raise UsageError(f"{option}: there is no {name!r}{nearest(name, known)}.")
+            raise UsageError(f"{option}: there is no {name!r}{nearest(name, known)}")
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """Give `"; did you mean ...?"` for the closest known name, or nothing where none is close."""
+    """The end of a sentence about an unknown name: `"; did you mean ...?"` where a known one is close, else `"."`."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"; did you mean {matches[0]!r}?" if matches else "."

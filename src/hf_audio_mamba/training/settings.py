@@ -125,7 +125,7 @@ def parse_arguments(
         name = unknown[0].split("=")[0]
         if not name.startswith("-"):
             raise UsageError(f"{name!r} belongs to no option; a settings file must come first.")
-        raise UsageError(f"There is no option {name}{nearest(name.lstrip('-'), parser.names())}.")
+        raise UsageError(f"There is no option {name}{nearest(name.lstrip('-'), parser.names())}")
     return model_args, data_args, training_args
 
 
@@ -200,7 +200,7 @@ def _as_words(settings: dict[str, Any], parser: _Parser, path: Path) -> list[str
     words: list[str] = []
     for name, value in settings.items():
         if not isinstance(name, str) or name not in parser.names():
-            raise UsageError(f"{path}: there is no option {name!r}{nearest(str(name), parser.names())}.")
+            raise UsageError(f"{path}: there is no option {name!r}{nearest(str(name), parser.names())}")
         if value is None:
             continue
         if isinstance(value, dict):
