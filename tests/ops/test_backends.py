@@ -19,6 +19,7 @@ from hf_audio_mamba.ops import (
     selective_scan,
     shifted_conv,
 )
+from hf_audio_mamba.ops.row_order import conv_with_order, scan_with_order
 from tests.ops.numba_cases import conv_case, converted, scan_case
 
 LENGTH = 10  # of these tests' sequences; self-checks use another
@@ -27,7 +28,10 @@ IMPLEMENTATIONS = {
     "selective_scan": {"numba": numba_cpu, "torch": chunked, "reference": reference},
     "causal_conv1d_silu": {"numba": numba_cpu, "torch": shifted_conv, "reference": reference},
 }
-HONEST = {"selective_scan": chunked.selective_scan, "causal_conv1d_silu": shifted_conv.causal_conv1d_silu}
+HONEST = {
+    "selective_scan": scan_with_order(chunked.selective_scan),
+    "causal_conv1d_silu": conv_with_order(shifted_conv.causal_conv1d_silu),
+}
 
 
 @pytest.fixture(autouse=True)

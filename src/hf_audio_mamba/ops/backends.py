@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hf_audio_mamba.errors import BackendError
 from hf_audio_mamba.ops import chunked, reference, self_check, shifted_conv
+from hf_audio_mamba.ops.row_order import conv_with_order, scan_with_order
 
 ENVIRONMENT_VARIABLE = "HF_AUDIO_MAMBA_SCAN"
 AUTO = "auto"
@@ -103,17 +104,18 @@ def choose_now(backend: str | None, device: str, dtype: torch.dtype, operation: 
 
 
 def scan_function(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A backend's `selective_scan`, with the signature of `reference.selective_scan`."""
-    if name == "numba":
-        return _numba().selective_scan  # type: ignore[no-any-return]  # numba is untyped
-    return {"torch": chunked.selective_scan, "reference": reference.selective_scan}[name]
+    """A backend's `selective_scan`, with the signature of `reference.selective_scan` and `order` and `lengths`."""
+    return _SCANS[name]()
+
+
+def takes_out(name: str) -> bool:
+    """Whether a backend's scan takes `out` too."""
+    return name == "numba"
 
 
 def conv_function(name: str) -> Callable[..., Tensor]:
-    """A backend's `causal_conv1d_silu`, with the signature of `reference.causal_conv1d_silu`."""
-    if name == "numba":
-        return _numba().causal_conv1d_silu  # type: ignore[no-any-return]  # numba is untyped
-    return {"torch": shifted_conv.causal_conv1d_silu, "reference": reference.causal_conv1d_silu}[name]
+    """A backend's `causal_conv1d_silu`, with the signature of `reference.causal_conv1d_silu`, `order` and `lengths`."""
+    return _CONVS[name]()
 
 
 def _numba() -> Any:
@@ -121,6 +123,18 @@ def _numba() -> Any:
     from hf_audio_mamba.ops import numba_cpu
 
     return numba_cpu
+
+
+_SCANS: dict[str, Callable[[], Callable[..., tuple[Tensor, Tensor]]]] = {
+    "numba": lambda: _numba().selective_scan,  # type: ignore[no-any-return]  # numba is untyped
+    "torch": lambda: scan_with_order(chunked.selective_scan),
+    "reference": lambda: scan_with_order(reference.selective_scan),
+}
+_CONVS: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    "numba": lambda: _numba().causal_conv1d_silu,  # type: ignore[no-any-return]  # numba is untyped
+    "torch": lambda: conv_with_order(shifted_conv.causal_conv1d_silu),
+    "reference": lambda: conv_with_order(reference.causal_conv1d_silu),
+}
 
 
 def _request(backend: str | None) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from torch import Tensor
 from hf_audio_mamba.errors import ShapeError
 from hf_audio_mamba.ops import backends
 from hf_audio_mamba.ops.checks import check_argument, check_input
+from hf_audio_mamba.ops.row_order import check as check_row_order
 
 NAME = "causal_conv1d_silu"
 
@@ -17,6 +18,8 @@ def causal_conv1d_silu(
     *,
     reverse: bool = False,
     initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    order: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Convolve every channel over time with its own taps, looking at past frames only, then apply SiLU.
@@ -32,6 +35,8 @@ def causal_conv1d_silu(
         reverse: Whether to look at later frames instead: equals flipping over time, convolving, and flipping back.
         initial_state: The `width - 1` inputs before the first step in scan order, the latest last,
             `(batch, width - 1, channels)`; zeros if omitted.
+        lengths: As in `selective_scan`.
+        order: As in `selective_scan`.
         backend: As in `selective_scan`.
 
     Returns:
@@ -52,9 +57,12 @@ def causal_conv1d_silu(
     if initial_state is not None:
         shape = (batch, width - 1, channels)
         check_argument(NAME, "initial_state", initial_state, "(batch, width - 1, channels)", shape, x)
+    check_row_order(NAME, x, order, lengths)
 
     tensors = (x, weight, bias, initial_state)
     needs_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     variant = (width, bias is not None, reverse, needs_backward)
     name = backends.choose(backend, x.device.type, x.dtype, "conv", variant)
-    return backends.conv_function(name)(x, weight, bias, reverse=reverse, initial_state=initial_state)
+    return backends.conv_function(name)(
+        x, weight, bias, reverse=reverse, initial_state=initial_state, order=order, lengths=lengths
+    )

@@ -2,9 +2,11 @@
 
 A work item is one batch row and a run of channels (a chunk) of one group. Kernels walk over time in tiles of `TILE`
 steps and within a tile over blocks of `LANES` channels. The cut depends on sizes alone, never on threads, so neither
-do sums. Everything is addressed in bytes; time that runs backwards is a negative step from the last row.
+do sums. Everything is addressed in bytes; time that runs backwards is a negative step from the last row, any other
+order of rows a table of their numbers.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -12,7 +14,18 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.ops.numba_compile import kernel_part
-from hf_audio_mamba.ops.numba_intrinsics import BYTES, LANES, copy_float, copy_floats, load, splat, store
+from hf_audio_mamba.ops.numba_intrinsics import (
+    BYTES,
+    LANES,
+    copy_float,
+    copy_floats,
+    load,
+    load_int,
+    prefetch,
+    splat,
+    store,
+)
+from hf_audio_mamba.ops.row_order import visits
 
 TILE = 16  # steps of a tile, and between two checkpoints of the scan; 8 and 32 are slower on AVX-512
 TILE_BYTES = TILE * BYTES
@@ -35,6 +48,14 @@ class Rows(NamedTuple):
 
     address: int
     step: int
+
+
+class Visits(NamedTuple):
+    """Which rows a pass visits: tables of int64."""
+
+    table: int  # (batch, length) row numbers in the order of the visit; 0: rows in the order of a stream's steps
+    batch: int  # bytes from one batch row's table to the next, 0 where all share one
+    lengths: int  # (batch,) numbers of steps; 0: as many as there are rows
 
 
 class Partition(NamedTuple):
@@ -74,6 +95,43 @@ def stream_of(tensor: Tensor | None, reverse: bool = False) -> Stream:
     if reverse:
         return Stream(tensor.data_ptr() + (tensor.shape[1] - 1) * step, batch, -step)
     return Stream(tensor.data_ptr(), batch, step)
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """A pass over time as kernels see it, and the memory behind it."""
+
+    visits: Visits
+    backwards: bool  # whether streams step from the last row to the first
+    partial: bool  # whether rows are left out, so that what kernels do not write must be zero
+    memory: tuple[Tensor, ...]  # must stay alive while they run
+
+    @classmethod
+    def of(cls, length: int, reverse: bool, order: Tensor | None, lengths: Tensor | None) -> "RowOrder":
+        """The pass over `length` rows with `order` and `lengths` as in `selective_scan`."""
+        memory: tuple[Tensor, ...] = ()
+        steps = 0
+        if lengths is not None:
+            lengths = lengths.contiguous()
+            steps, memory = lengths.data_ptr(), (lengths,)
+        if order is None and (lengths is None or not reverse):
+            return cls(Visits(0, 0, steps), reverse, lengths is not None, memory)
+        rows = visits(length, reverse=reverse, order=order, lengths=lengths, device=torch.device("cpu"))
+        # Rows are prefetched one tile ahead, so the table goes on for a tile on either side.
+        padded = np.zeros((rows.numel() // length, length + 2 * TILE), np.int64)
+        padded[:, TILE : TILE + length] = rows.numpy()
+        table = torch.from_numpy(padded)
+        batch = 8 * table.stride(0) if rows.ndim == 2 else 0
+        return cls(Visits(table.data_ptr() + 8 * TILE, batch, steps), False, lengths is not None, (*memory, table))
+
+    def stream(self, tensor: Tensor | None) -> Stream:
+        """A tensor whose rows this pass visits."""
+        return stream_of(tensor, self.backwards)
+
+    def memory_for(self, *shape: int) -> Tensor:
+        """Float32 memory for what a kernel writes row by row: zeros where it will leave rows out."""
+        # Not torch.zeros, which may enter OpenMP: that hangs in forked workers.
+        return torch.from_numpy(np.zeros(shape, np.float32)) if self.partial else empty(*shape)
 
 
 def address_of(tensor: Tensor | None) -> int:
@@ -132,21 +190,65 @@ def rows_of(stream: Stream, row: int, time: int, channel: int) -> Rows:
 
 
 @kernel_part
-def gather_lanes(target: int, source: Rows, rows: int, count: int) -> Rows:
-    """Copy `rows` rows of `count` < LANES values into full vectors with zeros behind; returns these rows."""
+def count_steps(visits: Visits, row: int, length: int) -> int:
+    """Rows of a batch row that are visited."""
+    return load_int(visits.lengths + 8 * row) if visits.lengths != 0 else length
+
+
+@kernel_part
+def table_at(visits: Visits, row: int, step: int) -> int:
+    """Where the table of a batch row goes on at a step; 0 if there is none."""
+    return visits.table + row * visits.batch + 8 * step if visits.table != 0 else 0
+
+
+@kernel_part
+def tile_rows(stream: Stream, table: int, row: int, start: int, channel: int) -> Rows:
+    """Rows of a stream for a tile: from its first one on, or all where a table numbers them."""
+    return rows_of(stream, row, 0 if table != 0 else start, channel)
+
+
+@kernel_part
+def row_address(rows: Rows, table: int, step: int) -> int:
+    """Address of the row visited at a step of a tile."""
+    return rows.address + (load_int(table + 8 * step) if table != 0 else step) * rows.step
+
+
+@kernel_part
+def gather_rows(target: int, source: Rows, table: int, rows: int, count: int, ahead: int) -> Rows:
+    """Copy a tile's rows of `count` channels into full vectors, zeros behind; returns these rows.
+
+    Rows `ahead` steps further on are prefetched.
+    """
     if source.address == 0:
         return source
-    for row in range(rows):
-        store(target + row * BYTES, splat(ZERO))
-        copy_floats(target + row * BYTES, source.address + row * source.step, count)
+    for step in range(rows):
+        place = row_address(source, table, step)
+        prefetch(row_address(source, table, step + ahead))
+        if count < LANES:
+            store(target + step * BYTES, splat(ZERO))
+            copy_floats(target + step * BYTES, place, count)
+        else:
+            store(target + step * BYTES, load(place))
     return Rows(target, BYTES)
 
 
 @kernel_part
-def scatter_lanes(target: Rows, source: int, rows: int, count: int) -> None:
-    """Copy the first `count` values of `rows` vectors out."""
-    for row in range(rows):
-        copy_floats(target.address + row * target.step, source + row * BYTES, count)
+def scatter_rows(target: Rows, source: int, table: int, rows: int, count: int) -> None:
+    """Copy the first `count` values of a tile's vectors to its rows."""
+    for step in range(rows):
+        place = row_address(target, table, step)
+        if count < LANES:
+            copy_floats(place, source + step * BYTES, count)
+        else:
+            store(place, load(source + step * BYTES))
+
+
+@kernel_part
+def gather_values(target: int, source: Rows, table: int, rows: int, count: int) -> Rows:
+    """Copy a tile's rows of `count` values side by side; returns these rows."""
+    for step in range(rows):
+        copy_floats(target + 4 * step * count, row_address(source, table, step), count)
+    return Rows(target, 4 * count)
 
 
 @kernel_part

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_audio_mamba.ops import numba_conv_kernels as kernels
 from hf_audio_mamba.ops.numba_blocks import (
+    RowOrder,
     address_of,
     contiguous,
     empty,
@@ -18,6 +19,7 @@ from hf_audio_mamba.ops.numba_blocks import (
 from hf_audio_mamba.ops.numba_conv_kernels import ConvGradients, ConvInputs, ConvLayout
 from hf_audio_mamba.ops.numba_intrinsics import LANES
 from hf_audio_mamba.ops.numba_threads import run_items
+from hf_audio_mamba.ops.row_order import check_values
 
 _SERIAL_ELEMENTS = 100_000  # outputs below which starting threads costs more than it saves
 
@@ -34,8 +36,21 @@ def _pack(layout: ConvLayout, weight: Tensor, bias: Tensor | None) -> Tensor:
     return parameters
 
 
+def _row_order(x: Tensor, reverse: bool, order: Tensor | None, lengths: Tensor | None) -> RowOrder:
+    check_values("causal_conv1d_silu", x.shape[1], order, lengths)
+    return RowOrder.of(x.shape[1], reverse, order, lengths)
+
+
 @torch.library.custom_op("hf_audio_mamba::numba_conv", mutates_args=())
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reverse: bool) -> Tensor:
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    reverse: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
     """SiLU of the convolution of float32 tensors.
 
     Args:
@@ -44,41 +59,58 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor |
         bias: (channels,) or None.
         initial_state: The inputs before the first, (batch, width - 1, channels) in scan order, or None for zeros.
         reverse: Whether time runs from the last row to the first.
+        order: As in `causal_conv1d_silu`.
+        lengths: As in `causal_conv1d_silu`.
     """
     layout = _layout(x, weight)
     x, initial_state = with_unit_stride(x), contiguous(initial_state)
     parameters = _pack(layout, weight, bias)
-    y = empty(*x.shape)
-    inputs = ConvInputs(stream_of(x, reverse), stream_of(initial_state), parameters.data_ptr())
+    rows = _row_order(x, reverse, order, lengths)
+    y = rows.memory_for(*x.shape)
+    inputs = ConvInputs(rows.stream(x), stream_of(initial_state), parameters.data_ptr(), rows.visits)
 
     def task(first: int, last: int) -> None:
         _memory, scratch = scratch_memory(kernels.FORWARD_SCRATCH_BYTES)
-        kernels.conv_forward(layout, inputs, stream_of(y, reverse), scratch, first, last)
+        kernels.conv_forward(layout, inputs, rows.stream(y), scratch, first, last)
 
     run_items(task, x.shape[0] * layout.partition.chunks, serial=y.numel() < _SERIAL_ELEMENTS)
     return y
 
 
 @conv.register_fake
-def _conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reverse: bool) -> Tensor:
+def _conv_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    reverse: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("hf_audio_mamba::numba_conv_backward", mutates_args=())
 def conv_gradients(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reverse: bool
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    reverse: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> list[Tensor]:
     """Gradients of x, weight, bias, initial_state; an empty tensor where the operand is None."""
     layout = _layout(x, weight)
     x, dy, initial_state = with_unit_stride(x), with_unit_stride(dy), contiguous(initial_state)
     parameters = _pack(layout, weight, bias)
-    results = [empty(*(0,) if tensor is None else tensor.shape) for tensor in (x, weight, bias, initial_state)]
-    dx, dweight, dbias, dinitial = results
+    rows = _row_order(x, reverse, order, lengths)
+    dx, dweight = rows.memory_for(*x.shape), empty(*weight.shape)
+    dbias, dinitial = (empty(*(0,) if tensor is None else tensor.shape) for tensor in (bias, initial_state))
     dparameters = empty(x.shape[0], layout.partition.blocks, layout.width + 1, LANES)
-    inputs = ConvInputs(stream_of(x, reverse), stream_of(initial_state), parameters.data_ptr())
-    gradients = ConvGradients(
-        stream_of(dy, reverse), stream_of(dx, reverse), stream_of(dinitial), dparameters.data_ptr()
-    )
+    inputs = ConvInputs(rows.stream(x), stream_of(initial_state), parameters.data_ptr(), rows.visits)
+    gradients = ConvGradients(rows.stream(dy), rows.stream(dx), stream_of(dinitial), dparameters.data_ptr())
 
     def task(first: int, last: int) -> None:
         _memory, scratch = scratch_memory(kernels.backward_scratch_bytes(layout.partition.chunk))
@@ -86,26 +118,33 @@ def conv_gradients(
 
     run_items(task, x.shape[0] * layout.partition.chunks, serial=x.numel() < _SERIAL_ELEMENTS)
     kernels.conv_reduce(layout, x.shape[0], dparameters.data_ptr(), dweight.data_ptr(), address_of(dbias))
-    return results
+    return [dx, dweight, dbias, dinitial]
 
 
 @conv_gradients.register_fake
 def _conv_gradients_fake(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, reverse: bool
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor | None,
+    reverse: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> list[Tensor]:
     return [x.new_empty(0 if tensor is None else tensor.shape) for tensor in (x, weight, bias, initial_state)]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *operands, ctx.reverse = inputs
-    ctx.save_for_backward(*operands)
+    *operands, ctx.reverse, order, lengths = inputs
+    ctx.save_for_backward(*operands, order, lengths)
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    operands = ctx.saved_tensors
-    gradients = conv_gradients(dy, *operands, ctx.reverse)
+    *operands, order, lengths = ctx.saved_tensors
+    gradients = conv_gradients(dy, *operands, ctx.reverse, order, lengths)
     wanted = [None if tensor is None else gradient for tensor, gradient in zip(operands, gradients, strict=True)]
-    return (*wanted, None)
+    return (*wanted, None, None, None)
 
 
 conv.register_autograd(_differentiate, setup_context=_setup_context)

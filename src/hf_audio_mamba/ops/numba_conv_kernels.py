@@ -1,7 +1,8 @@
 """numba kernels of the causal depth-wise convolution + SiLU.
 
-Each tile of a block (see `numba_blocks`) is copied to scratch behind the `width - 1` rows before it, so that the taps
-are loops over fixed places there, whatever the width, the strides and the number of channels.
+A window is a tile's rows (see `numba_blocks`) behind the `width - 1` rows before it. The forward pass reads it where it
+lies; it is copied to scratch first at a sequence's start, where rows follow a table or have fewer channels than lanes,
+and in the backward pass, which reads it several times.
 """
 
 from typing import Any, NamedTuple
@@ -15,12 +16,16 @@ from hf_audio_mamba.ops.numba_blocks import (
     Partition,
     Rows,
     Stream,
-    gather_lanes,
+    Visits,
+    count_steps,
+    gather_rows,
     item_place,
     pack_state,
     rows_of,
-    scatter_lanes,
+    scatter_rows,
     sum_leading,
+    table_at,
+    tile_rows,
     unpack_state,
 )
 from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel, kernel_part
@@ -39,10 +44,10 @@ from hf_audio_mamba.ops.numba_intrinsics import (
 MAX_WIDTH = TILE  # a tile needs at most the one before it
 _ONE = np.float32(1.0)
 
-# Scratch of a thread: the rows before a tile, its rows, and two tiles of a block with fewer channels than lanes ...
+# Scratch of a thread: the rows before a tile, its rows; two tiles of a block whose rows are not full vectors in order;
 _WINDOW = 0
-_PADDED = 2 * TILE_BYTES
-# ... and, in the backward pass, gradients before SiLU of a tile and of the rows after it, then of the rows after each
+_COPIES = 2 * TILE_BYTES
+# and, in the backward pass, gradients before SiLU of a tile and of the rows after it, then of the rows after each
 # block's tile.
 _DSUMS = 4 * TILE_BYTES
 _CARRIED = 6 * TILE_BYTES
@@ -68,6 +73,7 @@ class ConvInputs(NamedTuple):
     x: Stream
     past: Stream  # (batch, width - 1, channels) in scan order; absent for zeros
     parameters: int  # (blocks, width + 1, LANES): taps, then the bias
+    visits: Visits
 
 
 class ConvGradients(NamedTuple):
@@ -80,66 +86,109 @@ class ConvGradients(NamedTuple):
 
 
 @kernel_part
-def _copy_rows(target: int, source: Rows, rows: int, count: int) -> None:
+def _copy_rows(target: int, source: Rows, table: int, rows: int, count: int) -> None:
     """Full vectors from rows of `count` channels; zeros if the rows are absent."""
     if source.address == 0:
         for t in range(rows):
             store(target + t * BYTES, splat(ZERO))
-    elif count < LANES:
-        gather_lanes(target, source, rows, count)
+    elif count < LANES or table != 0:
+        gather_rows(target, source, table, rows, count, TILE)
     else:
         for t in range(rows):
-            prefetch(source.address + (t + TILE) * source.step)
             store(target + t * BYTES, load(source.address + t * source.step))
 
 
 @kernel_part
-def _fill_window(
+def _window(
     layout: ConvLayout, inputs: ConvInputs, scratch: int, row: int, start: int, rows: int, channel: int, count: int
-) -> None:
-    """Copy a tile's rows and the `width - 1` before them to the scratch."""
+) -> Rows:
+    """Copy of a tile's rows behind the `width - 1` before them."""
     past = layout.width - 1
-    before = rows_of(inputs.past, row, 0, channel) if start == 0 else rows_of(inputs.x, row, start - past, channel)
-    _copy_rows(scratch + _WINDOW, before, past, count)
-    _copy_rows(scratch + _WINDOW + past * BYTES, rows_of(inputs.x, row, start, channel), rows, count)
+    table = table_at(inputs.visits, row, start)
+    if start == 0:
+        _copy_rows(scratch + _WINDOW, rows_of(inputs.past, row, 0, channel), 0, past, count)
+    else:
+        before = table_at(inputs.visits, row, start - past)
+        _copy_rows(scratch + _WINDOW, tile_rows(inputs.x, before, row, start - past, channel), before, past, count)
+    own = tile_rows(inputs.x, table, row, start, channel)
+    _copy_rows(scratch + _WINDOW + past * BYTES, own, table, rows, count)
+    return Rows(scratch + _WINDOW, BYTES)
 
 
 @kernel_part
-def _weighted_sum(window: int, record: int, width: int) -> Any:
-    """Bias plus the sum of taps times rows, from the first row of a window on."""
+def _weighted_sum(window: Rows, t: int, record: int, width: int) -> Any:
+    """Bias plus the sum of taps times rows, from row `t` of a window on."""
     total = load(record + width * BYTES)
     for tap in range(width):
-        total = fma(load(window + tap * BYTES), load(record + tap * BYTES), total)
+        total = fma(load(window.address + (t + tap) * window.step), load(record + tap * BYTES), total)
     return total
+
+
+@kernel_part
+def _convolve_tile(window: Rows, rows: int, record: int, width: int, out: Rows) -> None:
+    for t in range(rows):
+        prefetch(window.address + (t + width - 1 + TILE) * window.step)
+        total = _weighted_sum(window, t, record, width)
+        store(out.address + t * out.step, total * sigmoid(total))
+
+
+@kernel_part
+def _convolve_tile_of_four(window: Rows, rows: int, record: int, out: Rows) -> None:
+    """The width that all published models have: taps and rows stay in registers."""
+    first, second, third, fourth = (
+        load(record),
+        load(record + BYTES),
+        load(record + 2 * BYTES),
+        load(record + 3 * BYTES),
+    )
+    bias = load(record + 4 * BYTES)
+    oldest, older, old = (
+        load(window.address),
+        load(window.address + window.step),
+        load(window.address + 2 * window.step),
+    )
+    for t in range(rows):
+        prefetch(window.address + (t + 3 + TILE) * window.step)
+        newest = load(window.address + (t + 3) * window.step)
+        total = fma(newest, fourth, fma(old, third, fma(older, second, fma(oldest, first, bias))))
+        store(out.address + t * out.step, total * sigmoid(total))
+        oldest, older, old = older, old, newest
 
 
 @kernel_part
 def _forward_item(layout: ConvLayout, inputs: ConvInputs, y: Stream, scratch: int, item: int) -> None:
     row, _, first, last, first_block = item_place(layout.partition, item)
     width = layout.width
-    for start in range(0, layout.length, TILE):
-        rows = min(TILE, layout.length - start)
+    steps = count_steps(inputs.visits, row, layout.length)
+    for start in range(0, steps, TILE):
+        rows = min(TILE, steps - start)
+        table = table_at(inputs.visits, row, start)
         for channel in range(first, last, LANES):
             count = last - channel
-            _fill_window(layout, inputs, scratch, row, start, rows, channel, count)
+            gathered = count < LANES or table != 0
+            if start > 0 and not gathered:
+                window = rows_of(inputs.x, row, start - width + 1, channel)
+            else:
+                window = _window(layout, inputs, scratch, row, start, rows, channel, count)
             record = inputs.parameters + (first_block + (channel - first) // LANES) * (width + 1) * BYTES
-            target = rows_of(y, row, start, channel)
-            out = Rows(scratch + _PADDED, BYTES) if count < LANES else target
-            for t in range(rows):
-                total = _weighted_sum(scratch + _WINDOW + t * BYTES, record, width)
-                store(out.address + t * out.step, total * sigmoid(total))
-            if count < LANES:
-                scatter_lanes(target, out.address, rows, count)
+            target = tile_rows(y, table, row, start, channel)
+            out = Rows(scratch + _COPIES, BYTES) if gathered else target
+            if width == 4:
+                _convolve_tile_of_four(window, rows, record, out)
+            else:
+                _convolve_tile(window, rows, record, width, out)
+            if gathered:
+                scatter_rows(target, out.address, table, rows, count)
 
 
 @kernel_part
-def _sum_gradients(scratch: int, rows: int, record: int, drecord: int, dy: Rows, width: int) -> None:
+def _sum_gradients(window: Rows, scratch: int, rows: int, record: int, drecord: int, dy: Rows, width: int) -> None:
     """Gradients of the weighted sums of a tile, added also to those of the taps and the bias."""
     one = splat(_ONE)
     dbias = load(drecord + width * BYTES)
     for t in range(rows):
         prefetch(dy.address + (t - TILE) * dy.step)
-        total = _weighted_sum(scratch + _WINDOW + t * BYTES, record, width)
+        total = _weighted_sum(window, t, record, width)
         gate = sigmoid(total)
         dsum = load(dy.address + t * dy.step) * (gate * fma(total, one - gate, one))
         store(scratch + _DSUMS + t * BYTES, dsum)
@@ -148,7 +197,7 @@ def _sum_gradients(scratch: int, rows: int, record: int, drecord: int, dy: Rows,
     for tap in range(width):
         dtap = load(drecord + tap * BYTES)
         for t in range(rows):
-            dtap = fma(load(scratch + _DSUMS + t * BYTES), load(scratch + _WINDOW + (t + tap) * BYTES), dtap)
+            dtap = fma(load(scratch + _DSUMS + t * BYTES), load(window.address + (t + tap) * window.step), dtap)
         store(drecord + tap * BYTES, dtap)
 
 
@@ -164,31 +213,32 @@ def _input_gradients(dsums: int, rows: int, record: int, dx: Rows, width: int) -
 
 @kernel_part
 def _backward_tile(
-    layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int, start: int
+    layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradients, scratch: int, item: int, start: int, rows: int
 ) -> None:
     row, _, first, last, first_block = item_place(layout.partition, item)
     width = layout.width
     past = width - 1
-    rows = min(TILE, layout.length - start)
+    table = table_at(inputs.visits, row, start)
     for channel in range(first, last, LANES):
         count = last - channel
         index = (channel - first) // LANES
         record = inputs.parameters + (first_block + index) * (width + 1) * BYTES
         drecord = (row * layout.partition.blocks + first_block + index) * (width + 1) * BYTES + gradients.dparameters
         carried = Rows(scratch + _CARRIED + index * TILE_BYTES, BYTES)
-        _fill_window(layout, inputs, scratch, row, start, rows, channel, count)
-        dy = rows_of(gradients.dy, row, start, channel)
-        target = rows_of(gradients.dx, row, start, channel)
+        window = _window(layout, inputs, scratch, row, start, rows, channel, count)
+        dy = tile_rows(gradients.dy, table, row, start, channel)
+        target = tile_rows(gradients.dx, table, row, start, channel)
         dx = target
-        if count < LANES:
-            dy = gather_lanes(scratch + _PADDED, dy, rows, count)
-            dx = Rows(scratch + _PADDED + TILE_BYTES, BYTES)
-        _sum_gradients(scratch, rows, record, drecord, dy, width)
-        _copy_rows(scratch + _DSUMS + rows * BYTES, carried, past, LANES)
+        gathered = count < LANES or table != 0
+        if gathered:
+            dy = gather_rows(scratch + _COPIES, dy, table, rows, count, -TILE)
+            dx = Rows(scratch + _COPIES + TILE_BYTES, BYTES)
+        _sum_gradients(window, scratch, rows, record, drecord, dy, width)
+        _copy_rows(scratch + _DSUMS + rows * BYTES, carried, 0, past, LANES)
         _input_gradients(scratch + _DSUMS, rows, record, dx, width)
-        _copy_rows(carried.address, Rows(scratch + _DSUMS, BYTES), past, LANES)
-        if count < LANES:
-            scatter_lanes(target, dx.address, rows, count)
+        _copy_rows(carried.address, Rows(scratch + _DSUMS, BYTES), 0, past, LANES)
+        if gathered:
+            scatter_rows(target, dx.address, table, rows, count)
 
 
 @kernel_part
@@ -203,10 +253,10 @@ def _past_gradients(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradi
         for t in range(past):  # these rows lie before the sums: zeros there
             store(scratch + _DSUMS + t * BYTES, splat(ZERO))
         carried = Rows(scratch + _CARRIED + index * TILE_BYTES, BYTES)
-        _copy_rows(scratch + _DSUMS + past * BYTES, carried, past, LANES)
-        _input_gradients(scratch + _DSUMS, past, record, Rows(scratch + _PADDED, BYTES), width)
+        _copy_rows(scratch + _DSUMS + past * BYTES, carried, 0, past, LANES)
+        _input_gradients(scratch + _DSUMS, past, record, Rows(scratch + _COPIES, BYTES), width)
         target = rows_of(gradients.dpast, row, 0, channel)
-        scatter_lanes(target, scratch + _PADDED, past, min(LANES, last - channel))
+        scatter_rows(target, scratch + _COPIES, 0, past, min(LANES, last - channel))
 
 
 @kernel_part
@@ -214,11 +264,13 @@ def _backward_item(layout: ConvLayout, inputs: ConvInputs, gradients: ConvGradie
     row, _, first, last, first_block = item_place(layout.partition, item)
     blocks = (last - first + LANES - 1) // LANES
     place = (row * layout.partition.blocks + first_block) * (layout.width + 1) * BYTES
-    _copy_rows(gradients.dparameters + place, Rows(0, 0), blocks * (layout.width + 1), LANES)
-    _copy_rows(scratch + _CARRIED, Rows(0, 0), blocks * TILE, LANES)
-    tiles = (layout.length + TILE - 1) // TILE
+    _copy_rows(gradients.dparameters + place, Rows(0, 0), 0, blocks * (layout.width + 1), LANES)
+    _copy_rows(scratch + _CARRIED, Rows(0, 0), 0, blocks * TILE, LANES)
+    steps = count_steps(inputs.visits, row, layout.length)
+    tiles = (steps + TILE - 1) // TILE
     for tile in range(tiles):
-        _backward_tile(layout, inputs, gradients, scratch, item, (tiles - 1 - tile) * TILE)
+        start = (tiles - 1 - tile) * TILE
+        _backward_tile(layout, inputs, gradients, scratch, item, start, min(TILE, steps - start))
     if gradients.dpast.address != 0:
         _past_gradients(layout, inputs, gradients, scratch, item)
 

@@ -39,26 +39,40 @@ def selective_scan(
     dt_softplus: bool,
     reverse: bool,
     initial_state: Tensor | None,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Selective scan; arguments and results as in `hf_audio_mamba.ops.reference.selective_scan`, all on the CPU.
+
+    `order`, `lengths` and `out` are those of `hf_audio_mamba.ops.selective_scan`.
 
     Differentiable once in every tensor, and through both results. Gradients do not depend on the number of threads,
     not even in their last bit. Tensors may be any views; only those whose last dimension is not contiguous are copied.
     Half precision is converted to float32 (a copy) and the output back.
     """
-    from hf_audio_mamba.ops.numba_scan import scan
-
     operands = [
         tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
         for tensor in (x, dt, A, B, C, D, z, dt_bias, initial_state)
     ]
     checkpoints = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in operands)
-    y, last_state, _ = scan(*operands, dt_softplus, reverse, checkpoints)
-    return y.to(x.dtype), last_state
+    from hf_audio_mamba.ops import numba_scan
+
+    if out is not None and out.dtype == torch.float32 and not torch.compiler.is_compiling():
+        return out, numba_scan.scan_out(out, *operands, dt_softplus, reverse, order, lengths)
+    y, last_state, _ = numba_scan.scan(*operands, dt_softplus, reverse, checkpoints, order, lengths)
+    return (y.to(x.dtype) if out is None else out.copy_(y)), last_state
 
 
 def causal_conv1d_silu(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool, initial_state: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    reverse: bool,
+    initial_state: Tensor | None,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Causal convolution + SiLU; arguments and result as in `hf_audio_mamba.ops.reference.causal_conv1d_silu`.
 
@@ -79,5 +93,5 @@ def causal_conv1d_silu(
         tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
         for tensor in (x, weight, bias, initial_state)
     ]
-    y: Tensor = conv(*operands, reverse)
+    y: Tensor = conv(*operands, reverse, order, lengths)
     return y.to(x.dtype)

@@ -152,6 +152,16 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
+def load_int(typingctx: Any, address: Any) -> Any:
+    """One int64 value."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_pointer(builder, arguments[0], ir.IntType(64)), align=8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def load_scalar(typingctx: Any, address: Any) -> Any:
     """One float32 value."""
 

@@ -13,6 +13,7 @@ from hf_audio_mamba.ops import numba_scan_backward as backward_kernels
 from hf_audio_mamba.ops import numba_scan_forward as forward_kernels
 from hf_audio_mamba.ops.numba_blocks import (
     TILE,
+    RowOrder,
     Stream,
     address_of,
     contiguous,
@@ -20,13 +21,13 @@ from hf_audio_mamba.ops.numba_blocks import (
     empty,
     partition_channels,
     scratch_memory,
-    stream_of,
     with_unit_stride,
 )
 from hf_audio_mamba.ops.numba_intrinsics import LANES
 from hf_audio_mamba.ops.numba_scan_forward import ScanInputs, ScanLayout
 from hf_audio_mamba.ops.numba_scan_reduce import reduce_parameters, reduce_parts
 from hf_audio_mamba.ops.numba_threads import run_items
+from hf_audio_mamba.ops.row_order import check_values
 
 _SERIAL_UPDATES = 100_000  # state updates below which starting threads costs more than it saves
 
@@ -65,38 +66,45 @@ def _layout(x: Tensor, B: Tensor, dt_softplus: bool, checkpoints: bool) -> ScanL
     return ScanLayout(partition_channels(batch, channels, groups), length, state, slots, int(dt_softplus))
 
 
-def _inputs(operands: ScanTensors, states: Tensor, layout: ScanLayout, reverse: bool) -> tuple[ScanInputs, Tensor]:
+def _inputs(operands: ScanTensors, states: Tensor, layout: ScanLayout, order: RowOrder) -> tuple[ScanInputs, Tensor]:
     """Kernel arguments, and the packed parameters that must outlive the kernel."""
     parameters = empty(layout.partition.blocks, layout.state + 3, LANES)
     addresses = [address_of(tensor) for tensor in (operands.A, operands.D, operands.dt_bias)]
     forward_kernels.pack_parameters(layout, parameters.data_ptr(), *addresses)
     inputs = ScanInputs(
-        stream_of(operands.x, reverse),
-        stream_of(operands.dt, reverse),
-        stream_of(operands.z, reverse),
-        stream_of(operands.B, reverse),
-        stream_of(operands.C, reverse),
+        order.stream(operands.x),
+        order.stream(operands.dt),
+        order.stream(operands.z),
+        order.stream(operands.B),
+        order.stream(operands.C),
         operands.B.stride(2),
         operands.C.stride(2),
         parameters.data_ptr(),
         states.data_ptr(),
+        order.visits,
     )
     return inputs, parameters
 
 
-def _parts_of_sums(gradient: Tensor, chunks: int) -> Tensor:
+def _parts_of_sums(gradient: Tensor, chunks: int, order: RowOrder) -> Tensor:
     """Memory for what each chunk of channels adds to dB and dC, in whole vectors: (2, chunks, values and padding)."""
-    return empty(2, chunks, -(-gradient.numel() // LANES) * LANES)
+    return order.memory_for(2, chunks, -(-gradient.numel() // LANES) * LANES)
 
 
-def _first_part(parts: Tensor, gradient: Tensor, reverse: bool) -> Stream:
+def _first_part(parts: Tensor, gradient: Tensor, order: RowOrder) -> Stream:
     """Where the first chunk puts its part of a gradient (batch, length, groups, state)."""
     batch, length = gradient.shape[:2]
-    return stream_of(parts[0, : gradient.numel()].view(batch, length, -1), reverse)
+    return order.stream(parts[0, : gradient.numel()].view(batch, length, -1))
 
 
 def _is_small(layout: ScanLayout, batch: int) -> bool:
     return batch * layout.length * layout.partition.channels * layout.state < _SERIAL_UPDATES
+
+
+def _row_order(x: Tensor, reverse: bool, order: Tensor | None, lengths: Tensor | None) -> RowOrder:
+    # Here and not in front of the operator: the values are unknown while torch.compile traces.
+    check_values("selective_scan", x.shape[1], order, lengths)
+    return RowOrder.of(x.shape[1], reverse, order, lengths)
 
 
 @torch.library.custom_op("hf_audio_mamba::numba_scan", mutates_args=())
@@ -113,30 +121,57 @@ def scan(
     dt_softplus: bool,
     reverse: bool,
     checkpoints: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the scan on float32 tensors; shapes as in `ScanTensors`.
+    """Run the scan on float32 tensors; shapes as in `ScanTensors`, `order` and `lengths` as in `selective_scan`.
 
     Returns:
         Output (batch, length, channels), last state (batch, channels, state), and with `checkpoints` the states
         (batch, slots, blocks, state, lanes) that the gradient needs, else an empty tensor.
     """
     operands = ScanTensors(x, dt, A, B, C, D, z, dt_bias, initial_state)
-    batch, length, channels = x.shape
-    layout = _layout(x, B, dt_softplus, checkpoints)
-    y = empty(batch, length, channels)
+    rows = _row_order(x, reverse, order, lengths)
+    y = rows.memory_for(*x.shape)
+    last_state, states = scan_into(y, operands, rows, dt_softplus=dt_softplus, checkpoints=checkpoints)
+    return y, last_state, states if checkpoints else empty(0)
+
+
+def scan_into(
+    y: Tensor, operands: ScanTensors, rows: RowOrder, *, dt_softplus: bool, checkpoints: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Run the scan and write its output to `y (batch, length, channels)`; returns the last state and the checkpoints.
+
+    Rows that are not visited keep their values in `y`.
+    """
+    batch, _, channels = y.shape
+    layout = _layout(operands.x, operands.B, dt_softplus, checkpoints)
     last_state = empty(batch, channels, layout.state)
     states = empty(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
-    inputs, _parameters = _inputs(operands, states, layout, reverse)
+    inputs, _parameters = _inputs(operands, states, layout, rows)
     first_state = address_of(operands.initial_state)
 
     def task(first: int, last: int) -> None:
-        _memory, scratch = scratch_memory(forward_kernels.FORWARD_SCRATCH_BYTES)
+        _memory, scratch = scratch_memory(forward_kernels.forward_scratch_bytes(layout.state))
         forward_kernels.scan_forward(
-            layout, inputs, stream_of(y, reverse), first_state, last_state.data_ptr(), scratch, first, last
+            layout, inputs, rows.stream(y), first_state, last_state.data_ptr(), scratch, first, last
         )
 
     run_items(task, batch * layout.partition.groups * layout.partition.chunks, serial=_is_small(layout, batch))
-    return y, last_state, states if checkpoints else empty(0)
+    return last_state, states
+
+
+def scan_out(out: Tensor, *arguments: Any) -> Tensor:
+    """Run the scan on the arguments of `scan` but `checkpoints`, write its output to `out`, return the last state."""
+    *operands, dt_softplus, reverse, order, lengths = arguments
+    rows = _row_order(out, reverse, order, lengths)
+    y = out if out.stride(-1) == 1 else rows.memory_for(*out.shape)
+    if rows.partial:
+        y.zero_()
+    last_state, _ = scan_into(y, ScanTensors(*operands), rows, dt_softplus=dt_softplus)
+    if y is not out:
+        out.copy_(y)
+    return last_state
 
 
 @scan.register_fake
@@ -153,11 +188,19 @@ def _scan_fake(
     dt_softplus: bool,
     reverse: bool,
     checkpoints: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, channels = x.shape
     groups, state = B.shape[2:]
     states = (batch, _count_slots(length), count_blocks(channels, groups), state, LANES) if checkpoints else (0,)
     return x.new_empty(x.shape), x.new_empty(batch, channels, state), x.new_empty(states)
+
+
+def _memory_for_gradient(name: str, tensor: Tensor | None, rows: RowOrder) -> Tensor:
+    if tensor is None:
+        return empty(0)
+    return rows.memory_for(*tensor.shape) if name in ("x", "dt", "z") else empty(*tensor.shape)
 
 
 @torch.library.custom_op("hf_audio_mamba::numba_scan_backward", mutates_args=())
@@ -176,26 +219,29 @@ def scan_gradients(
     states: Tensor,
     dt_softplus: bool,
     reverse: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> list[Tensor]:
     """Gradients of x, dt, A, B, C, D, z, dt_bias, initial_state; an empty tensor where the operand is None."""
     operands = ScanTensors(x, dt, A, B, C, D, z, dt_bias, initial_state)
     layout = _layout(x, B, dt_softplus, checkpoints=True)
     batch, state, partition = x.shape[0], layout.state, layout.partition
-    inputs, _parameters = _inputs(operands, states, layout, reverse)
-    results = [empty(*(0,) if tensor is None else tensor.shape) for tensor in vars(operands).values()]
+    rows = _row_order(x, reverse, order, lengths)
+    inputs, _parameters = _inputs(operands, states, layout, rows)
+    results = [_memory_for_gradient(name, tensor, rows) for name, tensor in vars(operands).items()]
     dx, ddt, dA, dB, dC, dD, dz, dbias, dinitial = results
-    parts = _parts_of_sums(dB, partition.chunks)
+    parts = _parts_of_sums(dB, partition.chunks, rows)
     dparameters = empty(batch, partition.blocks, state + 2, LANES)
     dstates = empty(batch, partition.blocks, state, LANES)
     dy, dlast_state = with_unit_stride(dy), contiguous(dlast_state)
     gradients = backward_kernels.ScanGradients(
-        stream_of(dy, reverse),
+        rows.stream(dy),
         address_of(dlast_state),
-        stream_of(dx, reverse),
-        stream_of(ddt, reverse),
-        stream_of(dz, reverse),
-        _first_part(parts[0], dB, reverse),
-        _first_part(parts[1], dC, reverse),
+        rows.stream(dx),
+        rows.stream(ddt),
+        rows.stream(dz),
+        _first_part(parts[0], dB, rows),
+        _first_part(parts[1], dC, rows),
         4 * parts.stride(1),
         dparameters.data_ptr(),
         dstates.data_ptr(),
@@ -229,25 +275,27 @@ def _scan_gradients_fake(
     states: Tensor,
     dt_softplus: bool,
     reverse: bool,
+    order: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> list[Tensor]:
     operands = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     return [x.new_empty(0 if tensor is None else tensor.shape) for tensor in operands]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *operands, dt_softplus, reverse, _ = inputs
-    ctx.save_for_backward(*operands, output[2])
+    *operands, dt_softplus, reverse, _, order, lengths = inputs
+    ctx.save_for_backward(*operands, output[2], order, lengths)
     ctx.flags = (dt_softplus, reverse)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, dy: Tensor | None, dlast_state: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    *operands, states = ctx.saved_tensors
+    *operands, states, order, lengths = ctx.saved_tensors
     if dy is None:
         dy = torch.zeros_like(operands[0])
-    gradients = scan_gradients(dy, dlast_state, *operands, states, *ctx.flags)
+    gradients = scan_gradients(dy, dlast_state, *operands, states, *ctx.flags, order, lengths)
     wanted = [None if tensor is None else gradient for tensor, gradient in zip(operands, gradients, strict=True)]
-    return (*wanted, None, None, None)
+    return (*wanted, None, None, None, None, None)
 
 
 scan.register_autograd(_differentiate, setup_context=_setup_context)

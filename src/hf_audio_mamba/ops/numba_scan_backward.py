@@ -18,11 +18,14 @@ from hf_audio_mamba.ops.numba_blocks import (
     ZERO,
     Rows,
     Stream,
-    gather_lanes,
+    count_steps,
+    gather_rows,
     item_place,
     pack_state,
-    rows_of,
-    scatter_lanes,
+    row_address,
+    scatter_rows,
+    table_at,
+    tile_rows,
     unpack_state,
 )
 from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel, kernel_part
@@ -44,7 +47,7 @@ from hf_audio_mamba.ops.numba_intrinsics import (
     store_scalar,
     sum_lanes,
 )
-from hf_audio_mamba.ops.numba_scan_forward import EXP2_RANGE, ScanInputs, ScanLayout, state_address
+from hf_audio_mamba.ops.numba_scan_forward import EXP2_RANGE, ScanInputs, ScanLayout, gather_projections, state_address
 
 _LN2 = np.float32(0.6931471805599453)
 _ONE = np.float32(1.0)
@@ -61,8 +64,8 @@ _DINFLOW = 7 * TILE_BYTES
 _DEXPONENT = 8 * TILE_BYTES  # gradient of the step size through the decay, over ln 2
 _DECAY = 9 * TILE_BYTES  # of one state
 _H = 10 * TILE_BYTES  # states before and after each step: TILE + 1 vectors
-_PADDED = 12 * TILE_BYTES  # four inputs and three gradients of a block with fewer channels than lanes
-# ... then the tile's sums over channels for every state: dB, dC.
+_COPIES = 12 * TILE_BYTES  # four inputs and three gradients of a block whose rows are not full vectors in order
+# ... then the tile's sums over channels for every state: dB, dC; then copies of B and C.
 _SUMS = 19 * TILE_BYTES
 
 
@@ -84,7 +87,7 @@ class ScanGradients(NamedTuple):
 
 def scratch_bytes(state: int) -> int:
     """Scratch that one thread of the backward pass needs."""
-    return _SUMS + 2 * state * TILE_BYTES
+    return _SUMS + 2 * state * TILE_BYTES + 8 * TILE * state
 
 
 def _make_recompute(power: Callable[[Any], Any]) -> Any:
@@ -227,6 +230,7 @@ def _backward_states(
 def _backward_block(
     layout: ScanLayout,
     scratch: int,
+    table: int,
     rows: int,
     count: int,
     record: int,
@@ -241,71 +245,74 @@ def _backward_block(
     """One tile of one block; reads are x, dt, z, dy and writes dx, ddt, dz."""
     x, dt, z, dy = reads
     dx, ddt, dz = writes
-    padded = scratch + _PADDED
-    if count < LANES:
-        x = gather_lanes(padded, x, rows, count)
-        dt = gather_lanes(padded + TILE_BYTES, dt, rows, count)
-        z = gather_lanes(padded + 2 * TILE_BYTES, z, rows, count)
-        dy = gather_lanes(padded + 3 * TILE_BYTES, dy, rows, count)
-        dx = Rows(padded + 4 * TILE_BYTES, BYTES)
-        ddt = Rows(padded + 5 * TILE_BYTES, BYTES)
-        dz = Rows(padded + 6 * TILE_BYTES if z.address != 0 else 0, BYTES)
+    copies = scratch + _COPIES
+    gathered = count < LANES or table != 0
+    if gathered:
+        x = gather_rows(copies, x, table, rows, count, -TILE)
+        dt = gather_rows(copies + TILE_BYTES, dt, table, rows, count, -TILE)
+        z = gather_rows(copies + 2 * TILE_BYTES, z, table, rows, count, -TILE)
+        dy = gather_rows(copies + 3 * TILE_BYTES, dy, table, rows, count, -TILE)
+        dx = Rows(copies + 4 * TILE_BYTES, BYTES)
+        ddt = Rows(copies + 5 * TILE_BYTES, BYTES)
+        dz = Rows(copies + 6 * TILE_BYTES if z.address != 0 else 0, BYTES)
     size = layout.state * BYTES
     exponent = _enter_tile(scratch, rows, record + size, drecord + size, x, dt, z, dy, layout.softplus != 0)
     _backward_states(layout, scratch, rows, record, drecord, state, dstate, B, C, exponent < EXP2_RANGE)
     _leave_tile(scratch, rows, record + size, drecord + size, dx, ddt, dz)
-    if count < LANES:
-        scatter_lanes(writes[0], dx.address, rows, count)
-        scatter_lanes(writes[1], ddt.address, rows, count)
+    if gathered:
+        scatter_rows(writes[0], dx.address, table, rows, count)
+        scatter_rows(writes[1], ddt.address, table, rows, count)
         if dz.address != 0:
-            scatter_lanes(writes[2], dz.address, rows, count)
+            scatter_rows(writes[2], dz.address, table, rows, count)
 
 
 @kernel_part
-def _write_sums(layout: ScanLayout, gradients: ScanGradients, scratch: int, item: int, start: int, rows: int) -> None:
+def _write_sums(
+    layout: ScanLayout, gradients: ScanGradients, scratch: int, item: int, table: int, start: int, rows: int
+) -> None:
     """Add the tile's dB and dC across lanes into this work item's part."""
     state = layout.state
     row, group, _, _, _ = item_place(layout.partition, item)
-    chunk = item % layout.partition.chunks
-    dB_rows = rows_of(gradients.dB, row, start, group * state)
-    dC_rows = rows_of(gradients.dC, row, start, group * state)
-    offset = chunk * gradients.part_size
+    offset = item % layout.partition.chunks * gradients.part_size
+    dB_rows = tile_rows(gradients.dB, table, row, start, group * state)
+    dC_rows = tile_rows(gradients.dC, table, row, start, group * state)
     for n in range(state):
         dB = scratch + _SUMS + n * TILE_BYTES
         dC = dB + state * TILE_BYTES
+        place = offset + 4 * n
         for t in range(rows):
-            place = offset + t * dB_rows.step + 4 * n
-            store_scalar(dB_rows.address + place, sum_lanes(load(dB + t * BYTES)))
-            store_scalar(dC_rows.address + place, sum_lanes(load(dC + t * BYTES)))
+            store_scalar(row_address(dB_rows, table, t) + place, sum_lanes(load(dB + t * BYTES)))
+            store_scalar(row_address(dC_rows, table, t) + place, sum_lanes(load(dC + t * BYTES)))
 
 
 @kernel_part
 def _backward_tile(
-    layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradients, scratch: int, item: int, start: int
+    layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradients, scratch: int, item: int, start: int, rows: int
 ) -> None:
     row, group, first, last, block = item_place(layout.partition, item)
-    rows = min(TILE, layout.length - start)
     for index in range(2 * layout.state * TILE):
         store(scratch + _SUMS + index * BYTES, splat(ZERO))
-    B = rows_of(inputs.B, row, start, group * inputs.B_group)
-    C = rows_of(inputs.C, row, start, group * inputs.C_group)
+    table = table_at(inputs.visits, row, start)
+    copies = scratch + _SUMS + 2 * layout.state * TILE_BYTES
+    B, C = gather_projections(inputs, copies, layout.state, table, (row, group, start, rows))
     blocks = layout.partition.blocks
     for channel in range(first, last, LANES):
         place = row * blocks + block
         reads = (
-            rows_of(inputs.x, row, start, channel),
-            rows_of(inputs.dt, row, start, channel),
-            rows_of(inputs.z, row, start, channel),
-            rows_of(gradients.dy, row, start, channel),
+            tile_rows(inputs.x, table, row, start, channel),
+            tile_rows(inputs.dt, table, row, start, channel),
+            tile_rows(inputs.z, table, row, start, channel),
+            tile_rows(gradients.dy, table, row, start, channel),
         )
         writes = (
-            rows_of(gradients.dx, row, start, channel),
-            rows_of(gradients.ddt, row, start, channel),
-            rows_of(gradients.dz, row, start, channel),
+            tile_rows(gradients.dx, table, row, start, channel),
+            tile_rows(gradients.ddt, table, row, start, channel),
+            tile_rows(gradients.dz, table, row, start, channel),
         )
         _backward_block(
             layout,
             scratch,
+            table,
             rows,
             last - channel,
             inputs.parameters + block * (layout.state + 3) * BYTES,
@@ -318,7 +325,7 @@ def _backward_tile(
             C,
         )
         block += 1
-    _write_sums(layout, gradients, scratch, item, start, rows)
+    _write_sums(layout, gradients, scratch, item, table, start, rows)
 
 
 @kernel_part
@@ -332,9 +339,11 @@ def _backward_item(layout: ScanLayout, inputs: ScanInputs, gradients: ScanGradie
         source = gradients.dlast_state + offset if gradients.dlast_state != 0 else 0
         pack_state(gradients.dstates + here * state * BYTES, source, state, last - channel)
         pack_state(gradients.dparameters + here * (state + 2) * BYTES, 0, state + 2, 0)
-    tiles = (layout.length + TILE - 1) // TILE
+    steps = count_steps(inputs.visits, row, layout.length)
+    tiles = (steps + TILE - 1) // TILE
     for tile in range(tiles):
-        _backward_tile(layout, inputs, gradients, scratch, item, (tiles - 1 - tile) * TILE)
+        start = (tiles - 1 - tile) * TILE
+        _backward_tile(layout, inputs, gradients, scratch, item, start, min(TILE, steps - start))
     if gradients.dfirst_state != 0:
         for channel in range(first, last, LANES):
             here = place + (channel - first) // LANES

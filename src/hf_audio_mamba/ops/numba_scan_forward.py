@@ -18,11 +18,15 @@ from hf_audio_mamba.ops.numba_blocks import (
     Partition,
     Rows,
     Stream,
-    gather_lanes,
+    Visits,
+    count_steps,
+    gather_rows,
+    gather_values,
     item_place,
     pack_state,
-    rows_of,
-    scatter_lanes,
+    scatter_rows,
+    table_at,
+    tile_rows,
     unpack_state,
 )
 from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel, kernel_part
@@ -45,6 +49,9 @@ from hf_audio_mamba.ops.numba_intrinsics import (
 
 LOG2_E = 1.4426950408889634
 EXP2_RANGE = np.float32(126.0)  # exponents inside which exp2 needs no clamp
+
+# Scratch of a thread: step sizes, step x input, output; copies of x, dt, z and y; then copies of B and C.
+_PROJECTIONS = 7 * TILE_BYTES
 
 
 class ScanLayout(NamedTuple):
@@ -69,6 +76,12 @@ class ScanInputs(NamedTuple):
     C_group: int
     parameters: int  # (blocks, state + 3, LANES): A log2(e), then D, dt_bias and the largest |A log2(e)|
     states: int  # (batch, slots, blocks, state, LANES)
+    visits: Visits
+
+
+def forward_scratch_bytes(state: int) -> int:
+    """Scratch that one thread of the forward pass needs."""
+    return _PROJECTIONS + 8 * TILE * state
 
 
 @kernel_part
@@ -156,6 +169,7 @@ def _leave_tile(scratch: int, rows: int, y: Rows, z: Rows) -> None:
 def _forward_block(
     layout: ScanLayout,
     scratch: int,
+    table: int,
     rows: int,
     count: int,
     record: int,
@@ -170,12 +184,13 @@ def _forward_block(
 ) -> None:
     """One tile of one block of channels, whose state goes from address `before` to address `after`."""
     target = y
-    if count < LANES:
-        padded = scratch + 3 * TILE_BYTES
-        x = gather_lanes(padded, x, rows, count)
-        dt = gather_lanes(padded + TILE_BYTES, dt, rows, count)
-        z = gather_lanes(padded + 2 * TILE_BYTES, z, rows, count)
-        y = Rows(padded + 3 * TILE_BYTES, BYTES)
+    gathered = count < LANES or table != 0
+    if gathered:
+        copies = scratch + 3 * TILE_BYTES
+        x = gather_rows(copies, x, table, rows, count, TILE)
+        dt = gather_rows(copies + TILE_BYTES, dt, table, rows, count, TILE)
+        z = gather_rows(copies + 2 * TILE_BYTES, z, table, rows, count, TILE)
+        y = Rows(copies + 3 * TILE_BYTES, BYTES)
     state = layout.state
     inside = _enter_tile(scratch, rows, record + state * BYTES, x, dt, layout.softplus != 0) < EXP2_RANGE
     for n in range(state):
@@ -188,32 +203,48 @@ def _forward_block(
             h = _advance_clamped(scratch, rows, A, before + n * BYTES, B_n, C_n)
         store(after + n * BYTES, h)
     _leave_tile(scratch, rows, y, z)
-    if count < LANES:
-        scatter_lanes(target, y.address, rows, count)
+    if gathered:
+        scatter_rows(target, y.address, table, rows, count)
 
 
 @kernel_part
-def _forward_tile(layout: ScanLayout, inputs: ScanInputs, y: Stream, scratch: int, item: int, start: int) -> None:
+def gather_projections(
+    inputs: ScanInputs, target: int, state: int, table: int, place: tuple[int, int, int, int]
+) -> Any:
+    """Rows of B and C for a tile at (batch row, group, first step, steps), copied where a table numbers them."""
+    row, group, start, rows = place
+    B = tile_rows(inputs.B, table, row, start, group * inputs.B_group)
+    C = tile_rows(inputs.C, table, row, start, group * inputs.C_group)
+    if table != 0:
+        B = gather_values(target, B, table, rows, state)
+        C = gather_values(target + 4 * TILE * state, C, table, rows, state)
+    return B, C
+
+
+@kernel_part
+def _forward_tile(
+    layout: ScanLayout, inputs: ScanInputs, y: Stream, scratch: int, item: int, start: int, rows: int
+) -> None:
     """One tile of all channels of a work item."""
     row, group, first, last, block = item_place(layout.partition, item)
-    rows = min(TILE, layout.length - start)
     slot = start // TILE if layout.slots > 1 else 0
     next_slot = slot + 1 if layout.slots > 1 else 0
-    B = rows_of(inputs.B, row, start, group * inputs.B_group)
-    C = rows_of(inputs.C, row, start, group * inputs.C_group)
+    table = table_at(inputs.visits, row, start)
+    B, C = gather_projections(inputs, scratch + _PROJECTIONS, layout.state, table, (row, group, start, rows))
     for channel in range(first, last, LANES):
         _forward_block(
             layout,
             scratch,
+            table,
             rows,
             last - channel,
             inputs.parameters + block * (layout.state + 3) * BYTES,
             state_address(layout, inputs.states, row, slot, block),
             state_address(layout, inputs.states, row, next_slot, block),
-            rows_of(inputs.x, row, start, channel),
-            rows_of(inputs.dt, row, start, channel),
-            rows_of(inputs.z, row, start, channel),
-            rows_of(y, row, start, channel),
+            tile_rows(inputs.x, table, row, start, channel),
+            tile_rows(inputs.dt, table, row, start, channel),
+            tile_rows(inputs.z, table, row, start, channel),
+            tile_rows(y, table, row, start, channel),
             B,
             C,
         )
@@ -230,10 +261,12 @@ def _forward_item(
         source = first_state + (row * layout.partition.channels + channel) * size if first_state != 0 else 0
         target = state_address(layout, inputs.states, row, 0, block + (channel - first) // LANES)
         pack_state(target, source, layout.state, last - channel)
-    for start in range(0, layout.length, TILE):
-        _forward_tile(layout, inputs, y, scratch, item, start)
+    steps = count_steps(inputs.visits, row, layout.length)
+    for start in range(0, steps, TILE):
+        _forward_tile(layout, inputs, y, scratch, item, start, min(TILE, steps - start))
+    slot = (steps + TILE - 1) // TILE if layout.slots > 1 else 0
     for channel in range(first, last, LANES):
-        source = state_address(layout, inputs.states, row, layout.slots - 1, block + (channel - first) // LANES)
+        source = state_address(layout, inputs.states, row, slot, block + (channel - first) // LANES)
         target = last_state + (row * layout.partition.channels + channel) * size
         unpack_state(target, source, layout.state, min(LANES, last - channel))
 
@@ -266,4 +299,3 @@ def _build(stamp: int) -> tuple[Kernel, ...]:
 
 
 pack_parameters, scan_forward = _build(SOURCE_STAMP)
-FORWARD_SCRATCH_BYTES = 7 * TILE_BYTES

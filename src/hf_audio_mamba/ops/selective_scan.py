@@ -5,9 +5,10 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from hf_audio_mamba.errors import ShapeError
+from hf_audio_mamba.errors import ShapeError, UsageError
 from hf_audio_mamba.ops import backends
 from hf_audio_mamba.ops.checks import check_argument, check_input
+from hf_audio_mamba.ops.row_order import check as check_row_order
 
 NAME = "selective_scan"
 
@@ -27,7 +28,10 @@ def selective_scan(
     reverse: bool = ...,
     initial_state: Tensor | None = ...,
     return_last_state: Literal[False] = ...,
+    lengths: Tensor | None = ...,
+    order: Tensor | None = ...,
     backend: str | None = ...,
+    out: Tensor | None = ...,
 ) -> Tensor: ...
 
 
@@ -46,7 +50,10 @@ def selective_scan(
     reverse: bool = ...,
     initial_state: Tensor | None = ...,
     return_last_state: Literal[True],
+    lengths: Tensor | None = ...,
+    order: Tensor | None = ...,
     backend: str | None = ...,
+    out: Tensor | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -64,7 +71,10 @@ def selective_scan(
     reverse: bool = False,
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
+    lengths: Tensor | None = None,
+    order: Tensor | None = None,
     backend: str | None = None,
+    out: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run the input-dependent linear recurrence of Mamba over time.
 
@@ -92,28 +102,50 @@ def selective_scan(
         initial_state: State before the first step in scan order, `(batch, channels, state)`; zeros if omitted.
         return_last_state: Whether to return the state after the last step in scan order too (the earliest frame
             if `reverse`).
+        lengths: Number of rows of each sequence that exist, `(batch,)` int64 in 0 to length: the first ones (in
+            `order` if given). The others are never read, get no gradient, and are 0 in `y`.
+        order: Row visited at each step, a permutation, `(length,)` or `(batch, length)` int64. `reverse` visits the
+            same rows the other way round. By default the order of memory.
         backend: Name of a backend (see `available_backends`); by default that of `scan_backend(...)`, of the
             environment variable `HF_AUDIO_MAMBA_SCAN`, or the fastest one, in this order.
+        out: Tensor like `x` that `y` is written to and that is returned as `y`; spares large outputs the page
+            faults of fresh memory. It must not overlap an input, and nothing may require a gradient.
 
     Returns:
         `y (batch, length, channels)` in the dtype of `x`; with `return_last_state`, a pair of it and the last state
         `(batch, channels, state)` in float32 (float64 if `x` is).
 
     Raises:
-        ShapeError: If an argument has the wrong rank, size, dtype or device; the message names it.
+        ShapeError: If an argument has the wrong rank, size, dtype, device or (`order`, `lengths`) values; the message
+            names it.
+        UsageError: If `out` is given where a gradient is needed.
         BackendError: If the backend asked for is unknown or cannot serve the call.
     """
     _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
+    check_row_order(NAME, x, order, lengths)
     if B.ndim == 3:
         B, C = B.unsqueeze(2), C.unsqueeze(2)
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     needs_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if out is not None:
+        _check_out(out, x, needs_backward)
     variant = (A.shape[1], B.shape[2], dt_softplus, z is not None, reverse, needs_backward)
     name = backends.choose(backend, x.device.type, x.dtype, "scan", variant)
-    y, last_state = backends.scan_function(name)(
-        x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus, reverse=reverse, initial_state=initial_state
-    )
+    options = {"reverse": reverse, "initial_state": initial_state, "order": order, "lengths": lengths}
+    if out is not None and backends.takes_out(name):
+        options["out"] = out
+    y, last_state = backends.scan_function(name)(x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus, **options)
+    if out is not None and y is not out:
+        y = out.copy_(y)
     return (y, last_state) if return_last_state else y
+
+
+def _check_out(out: Tensor, x: Tensor, needs_backward: bool) -> None:
+    check_argument(NAME, "out", out, "(batch, length, channels)", x.shape, x)
+    if out.dtype != x.dtype:
+        raise ShapeError(f"{NAME}: out must have the dtype of x, {x.dtype}, got {out.dtype}.")
+    if needs_backward:
+        raise UsageError(f"{NAME}: out cannot be used where a gradient is needed; leave it out or use torch.no_grad().")
 
 
 def _check(
