@@ -33,7 +33,8 @@ def test_left_padding_equals_transformers_and_the_unpadded_run(
     hidden = torch.randn(1, 21, 24)
     padded = torch.cat([torch.full((1, 5, 24), 50.0), hidden], dim=1)
     mask = torch.cat([torch.zeros(1, 5), torch.ones(1, 21)], dim=1)
-    out = ours(padded, mask[..., None])
+    order = torch.cat([torch.arange(5, 26), torch.arange(5)])
+    out = ours(padded, order=order, lengths=torch.tensor([21]))
     torch.testing.assert_close(out[:, 5:], ours(hidden), atol=1e-6, rtol=0)
     torch.testing.assert_close(out[:, 5:], theirs(padded, attention_mask=mask)[:, 5:], atol=1e-5, rtol=1e-5)
     assert out[:, :5].abs().max() == 0

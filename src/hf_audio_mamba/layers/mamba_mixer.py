@@ -67,26 +67,31 @@ class MambaMixer(nn.Module):
         # The inverse of softplus, so that softplus(bias) is the drawn step size.
         init.copy_(self.dt_proj.bias, dt + torch.log(-torch.expm1(-dt)))
 
-    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        reverse: bool = False,
+        order: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Mix along time.
 
         Args:
             hidden_states: `(batch, length, hidden_size)`.
-            mask: `(batch, length, 1)` in the dtype of `hidden_states`, 0 at padding. Left padding is exact: the state
-                is zero until the first valid step.
+            reverse: Whether to visit the rows from the last to the first.
+            order: Row visited at each step, `(length,)` or `(batch, length)`, as in `ops.selective_scan`.
+            lengths: Rows of each sample that are visited, `(batch,)`; the others (padding) are not read.
 
         Returns:
-            `(batch, length, hidden_size)`; zero at padding.
+            `(batch, length, hidden_size)`; zero at rows that are not visited.
         """
-        if mask is not None:
-            hidden_states = hidden_states * mask
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
-        x = causal_conv1d_silu(x, self.conv1d.weight.squeeze(1), self.conv1d.bias)
-        if mask is not None:
-            # The convolution's bias would otherwise reach the state from padded steps.
-            x = x * mask
+        weight = self.conv1d.weight.squeeze(1)
+        x = causal_conv1d_silu(x, weight, self.conv1d.bias, reverse=reverse, order=order, lengths=lengths)
         dt, b, c = self.x_proj(x).split([self.time_step_rank, self.state_size, self.state_size], dim=-1)
         a = -torch.exp(self.A_log.float())
-        y = selective_scan(x, self.dt_proj(dt), a, b, c, self.D.float(), z)
+        dt = self.dt_proj(dt)
+        y = selective_scan(x, dt, a, b, c, self.D.float(), z, reverse=reverse, order=order, lengths=lengths)
         mixed: torch.Tensor = self.out_proj(y)
         return mixed

@@ -126,12 +126,12 @@ def _numba() -> Any:
 
 
 _SCANS: dict[str, Callable[[], Callable[..., tuple[Tensor, Tensor]]]] = {
-    "numba": lambda: _numba().selective_scan,  # type: ignore[no-any-return]  # numba is untyped
+    "numba": lambda: _numba().selective_scan,
     "torch": lambda: scan_with_order(chunked.selective_scan),
     "reference": lambda: scan_with_order(reference.selective_scan),
 }
 _CONVS: dict[str, Callable[[], Callable[..., Tensor]]] = {
-    "numba": lambda: _numba().causal_conv1d_silu,  # type: ignore[no-any-return]  # numba is untyped
+    "numba": lambda: _numba().causal_conv1d_silu,
     "torch": lambda: conv_with_order(shifted_conv.causal_conv1d_silu),
     "reference": lambda: conv_with_order(reference.causal_conv1d_silu),
 }

@@ -21,7 +21,6 @@ from hf_audio_mamba.ops.numba_intrinsics import (
     copy_floats,
     load,
     load_int,
-    prefetch,
     splat,
     store,
 )
@@ -204,7 +203,8 @@ def table_at(visits: Visits, row: int, step: int) -> int:
 @kernel_part
 def tile_rows(stream: Stream, table: int, row: int, start: int, channel: int) -> Rows:
     """Rows of a stream for a tile: from its first one on, or all where a table numbers them."""
-    return rows_of(stream, row, 0 if table != 0 else start, channel)
+    rows: Rows = rows_of(stream, row, 0 if table != 0 else start, channel)
+    return rows
 
 
 @kernel_part
@@ -214,16 +214,12 @@ def row_address(rows: Rows, table: int, step: int) -> int:
 
 
 @kernel_part
-def gather_rows(target: int, source: Rows, table: int, rows: int, count: int, ahead: int) -> Rows:
-    """Copy a tile's rows of `count` channels into full vectors, zeros behind; returns these rows.
-
-    Rows `ahead` steps further on are prefetched.
-    """
+def gather_rows(target: int, source: Rows, table: int, rows: int, count: int) -> Rows:
+    """Copy a tile's rows of `count` channels into full vectors, zeros behind; returns these rows."""
     if source.address == 0:
         return source
     for step in range(rows):
         place = row_address(source, table, step)
-        prefetch(row_address(source, table, step + ahead))
         if count < LANES:
             store(target + step * BYTES, splat(ZERO))
             copy_floats(target + step * BYTES, place, count)

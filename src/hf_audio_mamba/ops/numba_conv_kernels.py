@@ -1,8 +1,8 @@
 """numba kernels of the causal depth-wise convolution + SiLU.
 
-A window is a tile's rows (see `numba_blocks`) behind the `width - 1` rows before it. The forward pass reads it where it
-lies; it is copied to scratch first at a sequence's start, where rows follow a table or have fewer channels than lanes,
-and in the backward pass, which reads it several times.
+A window is a tile's rows (see `numba_blocks`) behind the `width - 1` rows before it. The forward pass reads it in place
+if it can; it is copied to scratch at a sequence's start, where rows have fewer channels than lanes, and in the backward
+pass, which reads it several times.
 """
 
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     gather_rows,
     item_place,
     pack_state,
+    row_address,
     rows_of,
     scatter_rows,
     sum_leading,
@@ -92,7 +93,7 @@ def _copy_rows(target: int, source: Rows, table: int, rows: int, count: int) -> 
         for t in range(rows):
             store(target + t * BYTES, splat(ZERO))
     elif count < LANES or table != 0:
-        gather_rows(target, source, table, rows, count, TILE)
+        gather_rows(target, source, table, rows, count)
     else:
         for t in range(rows):
             store(target + t * BYTES, load(source.address + t * source.step))
@@ -125,33 +126,30 @@ def _weighted_sum(window: Rows, t: int, record: int, width: int) -> Any:
 
 
 @kernel_part
-def _convolve_tile(window: Rows, rows: int, record: int, width: int, out: Rows) -> None:
+def _convolve_tile(window: Rows, rows: int, record: int, width: int, out: Rows, table: int) -> None:
+    """Any width, from a window without a table."""
     for t in range(rows):
         prefetch(window.address + (t + width - 1 + TILE) * window.step)
         total = _weighted_sum(window, t, record, width)
-        store(out.address + t * out.step, total * sigmoid(total))
+        store(row_address(out, table, t), total * sigmoid(total))
 
 
 @kernel_part
-def _convolve_tile_of_four(window: Rows, rows: int, record: int, out: Rows) -> None:
-    """The width that all published models have: taps and rows stay in registers."""
-    first, second, third, fourth = (
-        load(record),
-        load(record + BYTES),
-        load(record + 2 * BYTES),
-        load(record + 3 * BYTES),
-    )
+def _convolve_tile_of_four(window: Rows, before: int, rows: int, record: int, out: Rows, table: int) -> None:
+    """The width of all published models: taps and rows stay in registers; `before` is the window's table, if any."""
+    first = load(record)
+    second = load(record + BYTES)
+    third = load(record + 2 * BYTES)
+    fourth = load(record + 3 * BYTES)
     bias = load(record + 4 * BYTES)
-    oldest, older, old = (
-        load(window.address),
-        load(window.address + window.step),
-        load(window.address + 2 * window.step),
-    )
+    oldest = load(row_address(window, before, 0))
+    older = load(row_address(window, before, 1))
+    old = load(row_address(window, before, 2))
     for t in range(rows):
-        prefetch(window.address + (t + 3 + TILE) * window.step)
-        newest = load(window.address + (t + 3) * window.step)
+        prefetch(row_address(window, before, t + 3 + TILE))
+        newest = load(row_address(window, before, t + 3))
         total = fma(newest, fourth, fma(old, third, fma(older, second, fma(oldest, first, bias))))
-        store(out.address + t * out.step, total * sigmoid(total))
+        store(row_address(out, table, t), total * sigmoid(total))
         oldest, older, old = older, old, newest
 
 
@@ -165,19 +163,21 @@ def _forward_item(layout: ConvLayout, inputs: ConvInputs, y: Stream, scratch: in
         table = table_at(inputs.visits, row, start)
         for channel in range(first, last, LANES):
             count = last - channel
-            gathered = count < LANES or table != 0
-            if start > 0 and not gathered:
-                window = rows_of(inputs.x, row, start - width + 1, channel)
-            else:
-                window = _window(layout, inputs, scratch, row, start, rows, channel, count)
             record = inputs.parameters + (first_block + (channel - first) // LANES) * (width + 1) * BYTES
             target = tile_rows(y, table, row, start, channel)
-            out = Rows(scratch + _COPIES, BYTES) if gathered else target
-            if width == 4:
-                _convolve_tile_of_four(window, rows, record, out)
+            in_place = start > 0 and count >= LANES and (width == 4 or table == 0)
+            before = table_at(inputs.visits, row, start - width + 1) if in_place else 0
+            if in_place:
+                window = tile_rows(inputs.x, before, row, start - width + 1, channel)
             else:
-                _convolve_tile(window, rows, record, width, out)
-            if gathered:
+                window = _window(layout, inputs, scratch, row, start, rows, channel, count)
+            out = Rows(scratch + _COPIES, BYTES) if count < LANES else target
+            out_table = 0 if count < LANES else table
+            if width == 4:
+                _convolve_tile_of_four(window, before, rows, record, out, out_table)
+            else:
+                _convolve_tile(window, rows, record, width, out, out_table)
+            if count < LANES:
                 scatter_rows(target, out.address, table, rows, count)
 
 
@@ -231,7 +231,7 @@ def _backward_tile(
         dx = target
         gathered = count < LANES or table != 0
         if gathered:
-            dy = gather_rows(scratch + _COPIES, dy, table, rows, count, -TILE)
+            dy = gather_rows(scratch + _COPIES, dy, table, rows, count)
             dx = Rows(scratch + _COPIES + TILE_BYTES, BYTES)
         _sum_gradients(window, scratch, rows, record, drecord, dy, width)
         _copy_rows(scratch + _DSUMS + rows * BYTES, carried, 0, past, LANES)

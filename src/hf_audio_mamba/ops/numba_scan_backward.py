@@ -138,9 +138,16 @@ def _retreat(scratch: int, rows: int, A: int, dA: int, dstate: int, B: Rows, C: 
 
 @kernel_part
 def _enter_tile(
-    scratch: int, rows: int, record: int, drecord: int, x: Rows, dt: Rows, z: Rows, dy: Rows, apply_softplus: bool
+    scratch: int,
+    table: int,
+    rows: int,
+    record: int,
+    drecord: int,
+    reads: tuple[Rows, Rows, Rows, Rows],
+    apply_softplus: bool,
 ) -> float:
     """Fill the scratch rows, add to the gradient of D, return the largest exponent of the tile."""
+    x, dt, z, dy = reads
     skip = load(record)
     bias = load(record + BYTES)
     dskip = load(drecord)
@@ -148,21 +155,21 @@ def _enter_tile(
     one = splat(_ONE)
     largest = zero
     for t in range(rows):
-        prefetch(x.address + (t - TILE) * x.step)
-        prefetch(dt.address + (t - TILE) * dt.step)
-        prefetch(dy.address + (t - TILE) * dy.step)
+        prefetch(row_address(x, table, t - TILE))
+        prefetch(row_address(dt, table, t - TILE))
+        prefetch(row_address(dy, table, t - TILE))
         place = scratch + t * BYTES
-        value = load(x.address + t * x.step)
-        step = load(dt.address + t * dt.step) + bias
+        value = load(row_address(x, table, t))
+        step = load(row_address(dt, table, t)) + bias
         slope = one
         if apply_softplus:
             slope = sigmoid(step)
             step = softplus(step)
         largest = larger_magnitude(step, largest)
-        gradient = load(dy.address + t * dy.step)
+        gradient = load(row_address(dy, table, t))
         if z.address != 0:
-            prefetch(z.address + (t - TILE) * z.step)
-            gate = load(z.address + t * z.step)
+            prefetch(row_address(z, table, t - TILE))
+            gate = load(row_address(z, table, t))
             open_ = sigmoid(gate)
             store(place + _DGATE, gradient * (open_ * fma(gate, one - open_, one)))
             gradient = gradient * (gate * open_)
@@ -181,8 +188,11 @@ def _enter_tile(
 
 
 @kernel_part
-def _leave_tile(scratch: int, rows: int, record: int, drecord: int, dx: Rows, ddt: Rows, dz: Rows) -> None:
+def _leave_tile(
+    scratch: int, table: int, rows: int, record: int, drecord: int, writes: tuple[Rows, Rows, Rows]
+) -> None:
     """Write the gradients of x, dt and z, add to the one of dt_bias."""
+    dx, ddt, dz = writes
     skip = load(record)
     dbias = load(drecord + BYTES)
     ln2 = splat(_LN2)
@@ -190,12 +200,12 @@ def _leave_tile(scratch: int, rows: int, record: int, drecord: int, dx: Rows, dd
         place = scratch + t * BYTES
         dinflow = load(place + _DINFLOW)
         through_skip = load(place + _DY) * skip
-        store(dx.address + t * dx.step, fma(dinflow, load(place + _STEP), through_skip))
+        store(row_address(dx, table, t), fma(dinflow, load(place + _STEP), through_skip))
         dstep = fma(dinflow, load(place + _INPUT), load(place + _DEXPONENT) * ln2) * load(place + _SLOPE)
         dbias = dbias + dstep
-        store(ddt.address + t * ddt.step, dstep)
+        store(row_address(ddt, table, t), dstep)
         if dz.address != 0:
-            store(dz.address + t * dz.step, load(place + _DGATE) * load(place + _OUTPUT))
+            store(row_address(dz, table, t), load(place + _DGATE) * load(place + _OUTPUT))
     store(drecord + BYTES, dbias)
 
 
@@ -246,24 +256,26 @@ def _backward_block(
     x, dt, z, dy = reads
     dx, ddt, dz = writes
     copies = scratch + _COPIES
-    gathered = count < LANES or table != 0
-    if gathered:
-        x = gather_rows(copies, x, table, rows, count, -TILE)
-        dt = gather_rows(copies + TILE_BYTES, dt, table, rows, count, -TILE)
-        z = gather_rows(copies + 2 * TILE_BYTES, z, table, rows, count, -TILE)
-        dy = gather_rows(copies + 3 * TILE_BYTES, dy, table, rows, count, -TILE)
+    own_table = table
+    if count < LANES:
+        x = gather_rows(copies, x, table, rows, count)
+        dt = gather_rows(copies + TILE_BYTES, dt, table, rows, count)
+        z = gather_rows(copies + 2 * TILE_BYTES, z, table, rows, count)
+        dy = gather_rows(copies + 3 * TILE_BYTES, dy, table, rows, count)
         dx = Rows(copies + 4 * TILE_BYTES, BYTES)
         ddt = Rows(copies + 5 * TILE_BYTES, BYTES)
         dz = Rows(copies + 6 * TILE_BYTES if z.address != 0 else 0, BYTES)
+        table = 0
     size = layout.state * BYTES
-    exponent = _enter_tile(scratch, rows, record + size, drecord + size, x, dt, z, dy, layout.softplus != 0)
+    softplus_ = layout.softplus != 0
+    exponent = _enter_tile(scratch, table, rows, record + size, drecord + size, (x, dt, z, dy), softplus_)
     _backward_states(layout, scratch, rows, record, drecord, state, dstate, B, C, exponent < EXP2_RANGE)
-    _leave_tile(scratch, rows, record + size, drecord + size, dx, ddt, dz)
-    if gathered:
-        scatter_rows(writes[0], dx.address, table, rows, count)
-        scatter_rows(writes[1], ddt.address, table, rows, count)
+    _leave_tile(scratch, table, rows, record + size, drecord + size, (dx, ddt, dz))
+    if count < LANES:
+        scatter_rows(writes[0], dx.address, own_table, rows, count)
+        scatter_rows(writes[1], ddt.address, own_table, rows, count)
         if dz.address != 0:
-            scatter_rows(writes[2], dz.address, table, rows, count)
+            scatter_rows(writes[2], dz.address, own_table, rows, count)
 
 
 @kernel_part

@@ -24,6 +24,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     gather_values,
     item_place,
     pack_state,
+    row_address,
     scatter_rows,
     table_at,
     tile_rows,
@@ -132,16 +133,16 @@ _advance_clamped = _make_advance(exp2_clamped)
 
 
 @kernel_part
-def _enter_tile(scratch: int, rows: int, record: int, x: Rows, dt: Rows, apply_softplus: bool) -> float:
+def _enter_tile(scratch: int, table: int, rows: int, record: int, x: Rows, dt: Rows, apply_softplus: bool) -> float:
     """Fill the scratch rows and return the largest exponent of the tile; record is (D, dt_bias, max |A|)."""
     skip = load(record)
     bias = load(record + BYTES)
     largest = splat(ZERO)
     for t in range(rows):
-        prefetch(x.address + (t + TILE) * x.step)
-        prefetch(dt.address + (t + TILE) * dt.step)
-        value = load(x.address + t * x.step)
-        step = load(dt.address + t * dt.step) + bias
+        prefetch(row_address(x, table, t + TILE))
+        prefetch(row_address(dt, table, t + TILE))
+        value = load(row_address(x, table, t))
+        step = load(row_address(dt, table, t)) + bias
         if apply_softplus:
             step = softplus(step)
         largest = larger_magnitude(step, largest)
@@ -154,15 +155,15 @@ def _enter_tile(scratch: int, rows: int, record: int, x: Rows, dt: Rows, apply_s
 
 
 @kernel_part
-def _leave_tile(scratch: int, rows: int, y: Rows, z: Rows) -> None:
+def _leave_tile(scratch: int, table: int, rows: int, y: Rows, z: Rows) -> None:
     """Gate the output rows and write them."""
     for t in range(rows):
         output = load(scratch + 2 * TILE_BYTES + t * BYTES)
         if z.address != 0:
-            prefetch(z.address + (t + TILE) * z.step)
-            gate = load(z.address + t * z.step)
+            prefetch(row_address(z, table, t + TILE))
+            gate = load(row_address(z, table, t))
             output = output * (gate * sigmoid(gate))
-        store(y.address + t * y.step, output)
+        store(row_address(y, table, t), output)
 
 
 @kernel_part
@@ -184,15 +185,16 @@ def _forward_block(
 ) -> None:
     """One tile of one block of channels, whose state goes from address `before` to address `after`."""
     target = y
-    gathered = count < LANES or table != 0
-    if gathered:
+    own_table = table
+    if count < LANES:
         copies = scratch + 3 * TILE_BYTES
-        x = gather_rows(copies, x, table, rows, count, TILE)
-        dt = gather_rows(copies + TILE_BYTES, dt, table, rows, count, TILE)
-        z = gather_rows(copies + 2 * TILE_BYTES, z, table, rows, count, TILE)
+        x = gather_rows(copies, x, table, rows, count)
+        dt = gather_rows(copies + TILE_BYTES, dt, table, rows, count)
+        z = gather_rows(copies + 2 * TILE_BYTES, z, table, rows, count)
         y = Rows(copies + 3 * TILE_BYTES, BYTES)
+        table = 0
     state = layout.state
-    inside = _enter_tile(scratch, rows, record + state * BYTES, x, dt, layout.softplus != 0) < EXP2_RANGE
+    inside = _enter_tile(scratch, table, rows, record + state * BYTES, x, dt, layout.softplus != 0) < EXP2_RANGE
     for n in range(state):
         A = record + n * BYTES
         B_n = Rows(B.address + 4 * n, B.step)
@@ -202,9 +204,9 @@ def _forward_block(
         else:
             h = _advance_clamped(scratch, rows, A, before + n * BYTES, B_n, C_n)
         store(after + n * BYTES, h)
-    _leave_tile(scratch, rows, y, z)
-    if gathered:
-        scatter_rows(target, y.address, table, rows, count)
+    _leave_tile(scratch, table, rows, y, z)
+    if count < LANES:
+        scatter_rows(target, y.address, own_table, rows, count)
 
 
 @kernel_part

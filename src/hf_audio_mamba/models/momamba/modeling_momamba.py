@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from hf_audio_mamba.errors import ShapeError
-from hf_audio_mamba.layers import BidirectionalMamba, MambaMixer, reversal_index
+from hf_audio_mamba.layers import BidirectionalMamba, FrameOrders, MambaMixer, frame_orders
 from hf_audio_mamba.models.momamba.configuration_momamba import MoMambaConfig
 
 
@@ -115,20 +115,20 @@ class MoMambaBlock(GradientCheckpointingLayer):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(
-        self, hidden_states: torch.Tensor, reversal: torch.Tensor | None, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, orders: FrameOrders) -> torch.Tensor:
         """Mix, normalise, drop.
 
         Args:
             hidden_states: `(batch, length, hidden_size)`.
-            reversal: `(batch * length,)` row order of the backward mixer, None in a unidirectional model.
-            mask: `(batch, length, 1)`, 0 at padding, or None.
+            orders: How the mixers visit the rows.
 
         Returns:
             `(batch, length, hidden_size)`.
         """
-        mixed = self.mixer(hidden_states, reversal, mask) if self.bidirectional else self.mixer(hidden_states, mask)
+        if self.bidirectional:
+            mixed = self.mixer(hidden_states, orders)
+        else:
+            mixed = self.mixer(hidden_states, order=orders.forward, lengths=orders.lengths)
         if self.residual:
             mixed = hidden_states + mixed
         normalized: torch.Tensor = self.dropout(self.norm(mixed))
@@ -202,13 +202,14 @@ class MoMambaModel(MoMambaPreTrainedModel):
             num_padding = frames - attention_mask.bool().sum(dim=1)
         hidden_states, token_position = self.embeddings(input_values, num_padding)
         length = hidden_states.shape[1]
+        padded = attention_mask is not None
+        orders = frame_orders(length, num_padding if padded else None, token_position)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, orders)
         mask = None
-        if attention_mask is not None:
+        if padded:
             steps = torch.arange(length, device=hidden_states.device)
             mask = (steps >= num_padding[:, None]).to(hidden_states.dtype)[..., None]
-        reversal = reversal_index(num_padding, length, token_position) if self.config.bidirectional else None
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, reversal, mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states, pooler_output=self._pool(hidden_states, token_position, mask)
         )
