@@ -8,6 +8,7 @@ from hf_audio_mamba.data.feature_dataset import AudioCollator, FeatureDataset
 from hf_audio_mamba.data.hub_dataset import load_hub_dataset
 from hf_audio_mamba.data.samplers import ClassBalancedSampler, LengthGroupedSampler
 from hf_audio_mamba.data.synthetic_notes import synthetic_notes
+from hf_audio_mamba.data.transposition import transposed_copies
 
 __all__ = [
     "PROBLEM_TYPES",
@@ -23,4 +24,5 @@ __all__ = [
     "load_audio_folder",
     "load_hub_dataset",
     "synthetic_notes",
+    "transposed_copies",
 ]

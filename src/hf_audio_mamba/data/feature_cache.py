@@ -64,6 +64,18 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def joined(self, other: "FeatureTable") -> "FeatureTable":
+        """Append another table of the same features."""
+        given = len(self.kept) + len(self.skipped)
+        return FeatureTable(
+            sources=[*self.sources, *other.sources],
+            lengths=[*self.lengths, *other.lengths],
+            kept=[*self.kept, *(given + index for index in other.kept)],
+            skipped=[*self.skipped, *other.skipped],
+            layout=self.layout,
+            num_cached=self.num_cached + other.num_cached,
+        )
+
     def load(self, index: int) -> Features:
         """Features of a kept clip, `(frames, bands)` float32.
 

@@ -82,6 +82,8 @@ class DataArguments:
         max_corrupt_fraction: Largest share of unreadable clips that is skipped instead of an error, 0 to 1.
         augmentation: Changes to the defaults of `hf_audio_mamba.data.AugmentationConfig`, in the form of
             `ModelArguments.config_overrides`, or `none`.
+        transpose_copies: Intervals in semitones; training sees a transposed copy of each clip for each of them, for
+            labels that are MIDI note numbers.
     """
 
     data_dir: str | None = field(
@@ -147,6 +149,13 @@ class DataArguments:
     augmentation: str | None = field(
         default=None,
         metadata={"help": "Changes to how training clips are varied, for example mixup_alpha=0.2,gain_db=3; or none."},
+    )
+    transpose_copies: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Add copies of the training clips, transposed by these intervals in semitones, with their labels "
+            "(MIDI note numbers) moved along."
+        },
     )
 
     def __post_init__(self) -> None:

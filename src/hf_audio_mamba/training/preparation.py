@@ -1,6 +1,6 @@
 """From arguments to a data set, a model that fits it, and features for both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ import hf_audio_mamba  # noqa: F401  # registers this package's models with the 
 from hf_audio_mamba.data import (
     AudioDataset,
     AugmentationConfig,
+    Clip,
     FeatureDataset,
     FeatureTable,
     compute_features,
     load_audio_folder,
     load_hub_dataset,
     synthetic_notes,
+    transposed_copies,
 )
 from hf_audio_mamba.errors import CheckpointError, UsageError
 from hf_audio_mamba.hub import check_model_folder
@@ -216,20 +218,41 @@ def compute_split_features(
     dataset: AudioDataset, feature_extractor: Any, args: DataArguments, *, progress: bool
 ) -> dict[str, SplitFeatures]:
     """Features of every split, from the cache where they are there."""
-    cache_dir = args.cache_dir or str(Path(HF_HOME) / "hf_audio_mamba" / "features")
-    splits = {}
-    for split, clips in dataset.splits.items():
-        table = compute_features(
-            clips,
-            feature_extractor,
-            cache_dir=cache_dir,
-            num_workers=args.num_feature_workers,
-            max_corrupt_fraction=args.max_corrupt_fraction,
-            progress=progress,
-        )
-        kept = [clips[index] for index in table.kept]
-        splits[split] = SplitFeatures(table, [dataset.encode(clip) for clip in kept], [clip.name for clip in kept])
-    return splits
+    return {
+        split: _features_of(dataset, clips, feature_extractor, args, progress=progress)
+        for split, clips in dataset.splits.items()
+    }
+
+
+def add_transposed_copies(
+    split: SplitFeatures, dataset: AudioDataset, feature_extractor: Any, args: DataArguments, *, progress: bool
+) -> SplitFeatures:
+    """The training split and behind it, with `--transpose_copies`, its copies at other pitches."""
+    if not args.transpose_copies:
+        return split
+    rate = int(feature_extractor.sampling_rate)
+    clips = transposed_copies(dataset, args.transpose_copies, sampling_rate=rate)
+    if not clips:
+        raise UsageError("--transpose_copies: no copy has a label of the data; choose smaller intervals.")
+    copies = _features_of(dataset, clips, feature_extractor, args, progress=progress)
+    return SplitFeatures(
+        split.table.joined(copies.table), [*split.labels, *copies.labels], [*split.names, *copies.names]
+    )
+
+
+def _features_of(
+    dataset: AudioDataset, clips: Sequence[Clip], feature_extractor: Any, args: DataArguments, *, progress: bool
+) -> SplitFeatures:
+    table = compute_features(
+        clips,
+        feature_extractor,
+        cache_dir=args.cache_dir or str(Path(HF_HOME) / "hf_audio_mamba" / "features"),
+        num_workers=args.num_feature_workers,
+        max_corrupt_fraction=args.max_corrupt_fraction,
+        progress=progress,
+    )
+    kept = [clips[index] for index in table.kept]
+    return SplitFeatures(table, [dataset.encode(clip) for clip in kept], [clip.name for clip in kept])
 
 
 def augmentation_config(args: DataArguments) -> AugmentationConfig:

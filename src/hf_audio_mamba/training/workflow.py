@@ -22,6 +22,7 @@ from hf_audio_mamba.training.floor import floor_scores, summarise
 from hf_audio_mamba.training.metrics import bootstrap_intervals, score
 from hf_audio_mamba.training.preparation import (
     SplitFeatures,
+    add_transposed_copies,
     build_model,
     compute_split_features,
     load_dataset,
@@ -112,19 +113,19 @@ def _train_and_evaluate(
     set_seed(args.seed)
     model, feature_extractor = build_model(model_args, dataset)
     with args.main_process_first(desc="features"):
-        splits = compute_split_features(
-            dataset, feature_extractor, data_args, progress=args.process_index == 0 and sys.stderr.isatty()
-        )
+        progress = args.process_index == 0 and sys.stderr.isatty()
+        splits = compute_split_features(dataset, feature_extractor, data_args, progress=progress)
+        training = add_transposed_copies(splits["train"], dataset, feature_extractor, data_args, progress=progress)
     trainer = AudioTrainer(
         model,
         args,
         data_collator=AudioCollator(feature_extractor),
         train_dataset=training_dataset(
-            splits["train"], data_args, feature_extractor, num_labels=len(dataset.label_names), seed=args.seed
+            training, data_args, feature_extractor, num_labels=len(dataset.label_names), seed=args.seed
         ),
         eval_dataset=_evaluation_dataset(splits["validation"]) if "validation" in splits else None,
         feature_extractor=feature_extractor,
-        train_labels=splits["train"].labels,
+        train_labels=training.labels,
     )
     start = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or args.resume)
