@@ -2,6 +2,7 @@
 
 from hf_audio_mamba.ops.backends import available_backends, scan_backend
 from hf_audio_mamba.ops.causal_conv import causal_conv1d_silu
+from hf_audio_mamba.ops.cross_scan import cross_scan_2d
 from hf_audio_mamba.ops.selective_scan import selective_scan
 
-__all__ = ["available_backends", "causal_conv1d_silu", "scan_backend", "selective_scan"]
+__all__ = ["available_backends", "causal_conv1d_silu", "cross_scan_2d", "scan_backend", "selective_scan"]

@@ -1,0 +1,95 @@
+"""The two-dimensional selective scan (SS2D) of VMamba (arXiv:2401.10166, section 4.2): four routes over one map."""
+
+import torch
+from torch import Tensor
+
+from hf_audio_mamba.errors import ShapeError
+from hf_audio_mamba.ops.checks import check_argument
+from hf_audio_mamba.ops.selective_scan import selective_scan
+
+NAME = "cross_scan_2d"
+ROUTES = 4
+"""Along rows, along columns, and both of them backwards."""
+
+
+def column_order(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Row-major index of each cell of a map in the order of its columns, `(height * width,)` int64."""
+    return torch.arange(height * width, device=device).view(height, width).t().flatten()
+
+
+def cross_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    *,
+    dt_softplus: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """Scan a map along four routes, each with parameters of its own, and add the four outputs up.
+
+    The routes run along the rows from the first cell on, along the columns, and along both backwards; route `k` is
+    `selective_scan` with the parameters `[k]`. Routes are orders in which the one map in memory is visited: nothing is
+    copied, flipped or transposed. Since projections of single cells do not depend on the route, `dt`, `B` and `C` of
+    all routes lie in the map's own layout and come from one matrix product.
+
+    Args:
+        x: Input `(batch, height, width, channels)`, floating.
+        dt: Time step before bias and softplus, `(batch, height, width, 4, channels)`.
+        A: Rate of change of the state, `(4, channels, state)`.
+        B: Input projection, `(batch, height, width, 4, state)`.
+        C: Output projection, shaped as `B`.
+        D: Skip connections, `(4, channels)`; none if omitted.
+        dt_bias: Biases of the time step, `(4, channels)`; none if omitted.
+        dt_softplus: Whether softplus makes the time step positive.
+        backend: As in `selective_scan`.
+
+    Returns:
+        `(batch, height, width, channels)` in the dtype of `x`.
+
+    Raises:
+        ShapeError: If an argument has the wrong rank, size, dtype or device; the message names it.
+        BackendError: If the backend asked for is unknown or cannot serve the call.
+    """
+    _check(x, dt, A, B, C, D, dt_bias)
+    batch, height, width, channels = x.shape
+    frames = x.reshape(batch, height * width, channels)
+    columns = column_order(height, width, x.device)
+    total: Tensor | None = None
+    for route in range(ROUTES):
+        y = selective_scan(
+            frames,
+            dt[..., route, :].flatten(1, 2),
+            A[route],
+            B[..., route, :].flatten(1, 2),
+            C[..., route, :].flatten(1, 2),
+            None if D is None else D[route],
+            dt_bias=None if dt_bias is None else dt_bias[route],
+            dt_softplus=dt_softplus,
+            reverse=route >= ROUTES // 2,
+            order=columns if route % 2 else None,
+            backend=backend,
+        )
+        total = y if total is None else total + y
+    assert total is not None
+    return total.view(x.shape)
+
+
+def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dt_bias: Tensor | None) -> None:
+    if x.ndim != 4 or x.numel() == 0:
+        raise ShapeError(f"{NAME}: x must be (batch, height, width, channels), not empty, got shape {tuple(x.shape)}.")
+    batch, height, width, channels = x.shape
+    if A.ndim != 3 or A.shape[2] == 0:
+        raise ShapeError(f"{NAME}: A must be ({ROUTES}, channels, state) with state > 0, got shape {tuple(A.shape)}.")
+    state = A.shape[2]
+    cells = (batch, height, width, ROUTES)
+    check_argument(NAME, "dt", dt, f"(batch, height, width, {ROUTES}, channels)", (*cells, channels), x)
+    check_argument(NAME, "A", A, f"({ROUTES}, channels, state)", (ROUTES, channels, state), x)
+    for name, projection in (("B", B), ("C", C)):
+        check_argument(NAME, name, projection, f"(batch, height, width, {ROUTES}, state)", (*cells, state), x)
+    for name, vector in (("D", D), ("dt_bias", dt_bias)):
+        if vector is not None:
+            check_argument(NAME, name, vector, f"({ROUTES}, channels)", (ROUTES, channels), x)
