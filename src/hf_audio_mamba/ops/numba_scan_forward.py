@@ -167,6 +167,55 @@ def _leave_tile(scratch: int, table: int, rows: int, y: Rows, z: Rows) -> None:
 
 
 @kernel_part
+def _forward_single_state(
+    layout: ScanLayout,
+    table: int,
+    rows: int,
+    record: int,
+    streams: tuple[Rows, Rows, Rows, Rows],
+    B: Rows,
+    C: Rows,
+    h: Any,
+) -> Any:
+    """The tile of a block with one state, in one go; streams are x, dt, z, y. Returns the new state."""
+    x, dt, z, y = streams
+    rate = load(record)
+    skip = load(record + BYTES)
+    bias = load(record + 2 * BYTES)
+    for t in range(rows):
+        prefetch(row_address(x, table, t + TILE))
+        prefetch(row_address(dt, table, t + TILE))
+        value = load(row_address(x, table, t))
+        step = load(row_address(dt, table, t)) + bias
+        if layout.softplus != 0:
+            step = softplus(step)
+        h = fma(exp2_clamped(step * rate), h, step * value * broadcast(B.address + t * B.step))
+        output = fma(h, broadcast(C.address + t * C.step), skip * value)
+        if z.address != 0:
+            prefetch(row_address(z, table, t + TILE))
+            gate = load(row_address(z, table, t))
+            output = output * (gate * sigmoid(gate))
+        store(row_address(y, table, t), output)
+    return h
+
+
+@kernel_part
+def _forward_states(
+    layout: ScanLayout, scratch: int, rows: int, record: int, before: int, after: int, B: Rows, C: Rows, inside: bool
+) -> None:
+    """All states of one tile of one block."""
+    for n in range(layout.state):
+        A = record + n * BYTES
+        B_n = Rows(B.address + 4 * n, B.step)
+        C_n = Rows(C.address + 4 * n, C.step)
+        if inside:
+            h = _advance(scratch, rows, A, before + n * BYTES, B_n, C_n)
+        else:
+            h = _advance_clamped(scratch, rows, A, before + n * BYTES, B_n, C_n)
+        store(after + n * BYTES, h)
+
+
+@kernel_part
 def _forward_block(
     layout: ScanLayout,
     scratch: int,
@@ -194,17 +243,12 @@ def _forward_block(
         y = Rows(copies + 3 * TILE_BYTES, BYTES)
         table = 0
     state = layout.state
-    inside = _enter_tile(scratch, table, rows, record + state * BYTES, x, dt, layout.softplus != 0) < EXP2_RANGE
-    for n in range(state):
-        A = record + n * BYTES
-        B_n = Rows(B.address + 4 * n, B.step)
-        C_n = Rows(C.address + 4 * n, C.step)
-        if inside:
-            h = _advance(scratch, rows, A, before + n * BYTES, B_n, C_n)
-        else:
-            h = _advance_clamped(scratch, rows, A, before + n * BYTES, B_n, C_n)
-        store(after + n * BYTES, h)
-    _leave_tile(scratch, table, rows, y, z)
+    if state == 1:
+        store(after, _forward_single_state(layout, table, rows, record, (x, dt, z, y), B, C, load(before)))
+    else:
+        exponent = _enter_tile(scratch, table, rows, record + state * BYTES, x, dt, layout.softplus != 0)
+        _forward_states(layout, scratch, rows, record, before, after, B, C, exponent < EXP2_RANGE)
+        _leave_tile(scratch, table, rows, y, z)
     if count < LANES:
         scatter_rows(target, y.address, own_table, rows, count)
 
