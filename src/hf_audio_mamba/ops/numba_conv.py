@@ -1,5 +1,7 @@
 """The causal convolution's numba kernels as an operator of torch, registered with torch.library like `numba_scan`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     with_unit_stride,
 )
 from hf_audio_mamba.ops.numba_conv_kernels import ConvGradients, ConvInputs, ConvLayout
+from hf_audio_mamba.ops.numba_eager import eager
 from hf_audio_mamba.ops.numba_intrinsics import LANES
 from hf_audio_mamba.ops.numba_threads import run_items
 from hf_audio_mamba.ops.row_order import check_values
@@ -41,8 +44,7 @@ def _row_order(x: Tensor, reverse: bool, order: Tensor | None, lengths: Tensor |
     return RowOrder.of(x.shape[1], reverse, order, lengths)
 
 
-@torch.library.custom_op("hf_audio_mamba::numba_conv", mutates_args=())
-def conv(
+def compute_conv(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -51,7 +53,7 @@ def conv(
     order: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """SiLU of the convolution of float32 tensors.
+    """SiLU of the convolution of float32 tensors, not traced.
 
     Args:
         x: (batch, length, channels).
@@ -77,6 +79,10 @@ def conv(
     return y
 
 
+conv = torch.library.custom_op("hf_audio_mamba::numba_conv", mutates_args=())(compute_conv)
+"""`compute_conv` for torch.compile and torch.export."""
+
+
 @conv.register_fake
 def _conv_fake(
     x: Tensor,
@@ -90,8 +96,7 @@ def _conv_fake(
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("hf_audio_mamba::numba_conv_backward", mutates_args=())
-def conv_gradients(
+def compute_conv_gradients(
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -121,6 +126,9 @@ def conv_gradients(
     return [dx, dweight, dbias, dinitial]
 
 
+conv_gradients = torch.library.custom_op("hf_audio_mamba::numba_conv_backward", mutates_args=())(compute_conv_gradients)
+
+
 @conv_gradients.register_fake
 def _conv_gradients_fake(
     dy: Tensor,
@@ -140,11 +148,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*operands, order, lengths)
 
 
-def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(gradients_of: Callable[..., list[Tensor]], ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     *operands, order, lengths = ctx.saved_tensors
-    gradients = conv_gradients(dy, *operands, ctx.reverse, order, lengths)
+    gradients = gradients_of(dy, *operands, ctx.reverse, order, lengths)
     wanted = [None if tensor is None else gradient for tensor, gradient in zip(operands, gradients, strict=True)]
     return (*wanted, None, None, None)
 
 
-conv.register_autograd(_differentiate, setup_context=_setup_context)
+conv.register_autograd(partial(_differentiate, conv_gradients), setup_context=_setup_context)
+differentiable_conv = eager(compute_conv, _setup_context, partial(_differentiate, compute_conv_gradients))
+"""`compute_conv` with its gradient, not traced."""

@@ -4,7 +4,9 @@ Kernels are compiled at their first call (some seconds) and kept on disk for lat
 for them that can be written to.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,13 +57,21 @@ def selective_scan(
         tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
         for tensor in (x, dt, A, B, C, D, z, dt_bias, initial_state)
     ]
-    checkpoints = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in operands)
     from hf_audio_mamba.ops import numba_scan
+    from hf_audio_mamba.ops.numba_eager import is_traced
 
-    if out is not None and out.dtype == torch.float32 and not torch.compiler.is_compiling():
+    checkpoints = _needs_gradient(operands)
+    traced = is_traced(x)
+    if out is not None and out.dtype == torch.float32 and not traced:
         return out, numba_scan.scan_out(out, *operands, dt_softplus, reverse, order, lengths)
-    y, last_state, _ = numba_scan.scan(*operands, dt_softplus, reverse, checkpoints, order, lengths)
+    untraced: Callable[..., Any] = numba_scan.differentiable_scan if checkpoints else numba_scan.compute_scan
+    run = numba_scan.scan if traced else untraced
+    y, last_state, _ = run(*operands, dt_softplus, reverse, checkpoints, order, lengths)
     return (y.to(x.dtype) if out is None else out.copy_(y)), last_state
+
+
+def _needs_gradient(operands: Sequence[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in operands)
 
 
 def causal_conv1d_silu(
@@ -81,8 +91,9 @@ def causal_conv1d_silu(
     Raises:
         BackendError: If the kernel is wider than this backend's scratch memory.
     """
-    from hf_audio_mamba.ops.numba_conv import conv
+    from hf_audio_mamba.ops import numba_conv
     from hf_audio_mamba.ops.numba_conv_kernels import MAX_WIDTH
+    from hf_audio_mamba.ops.numba_eager import is_traced
 
     if weight.shape[1] > MAX_WIDTH:
         raise BackendError(
@@ -93,5 +104,8 @@ def causal_conv1d_silu(
         tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
         for tensor in (x, weight, bias, initial_state)
     ]
-    y: Tensor = conv(*operands, reverse, order, lengths)
+    differentiable = _needs_gradient(operands)
+    untraced: Callable[..., Tensor] = numba_conv.differentiable_conv if differentiable else numba_conv.compute_conv
+    run = numba_conv.conv if is_traced(x) else untraced
+    y: Tensor = run(*operands, reverse, order, lengths)
     return y.to(x.dtype)

@@ -3,7 +3,9 @@
 Registered with torch.library, so that torch.compile and torch.export see one opaque node and its gradient.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from hf_audio_mamba.ops.numba_blocks import (
     scratch_memory,
     with_unit_stride,
 )
+from hf_audio_mamba.ops.numba_eager import eager
 from hf_audio_mamba.ops.numba_intrinsics import LANES
 from hf_audio_mamba.ops.numba_scan_forward import ScanInputs, ScanLayout
 from hf_audio_mamba.ops.numba_scan_reduce import reduce_parameters, reduce_parts
@@ -107,8 +110,7 @@ def _row_order(x: Tensor, reverse: bool, order: Tensor | None, lengths: Tensor |
     return RowOrder.of(x.shape[1], reverse, order, lengths)
 
 
-@torch.library.custom_op("hf_audio_mamba::numba_scan", mutates_args=())
-def scan(
+def compute_scan(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -124,7 +126,9 @@ def scan(
     order: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the scan on float32 tensors; shapes as in `ScanTensors`, `order` and `lengths` as in `selective_scan`.
+    """Run the scan on float32 tensors, not traced.
+
+    Shapes are those of `ScanTensors`; `order` and `lengths` are as in `selective_scan`.
 
     Returns:
         Output (batch, length, channels), last state (batch, channels, state), and with `checkpoints` the states
@@ -174,6 +178,10 @@ def scan_out(out: Tensor, *arguments: Any) -> Tensor:
     return last_state
 
 
+scan = torch.library.custom_op("hf_audio_mamba::numba_scan", mutates_args=())(compute_scan)
+"""`compute_scan` for torch.compile and torch.export."""
+
+
 @scan.register_fake
 def _scan_fake(
     x: Tensor,
@@ -203,8 +211,7 @@ def _memory_for_gradient(name: str, tensor: Tensor | None, rows: RowOrder) -> Te
     return rows.memory_for(*tensor.shape) if name in ("x", "dt", "z") else empty(*tensor.shape)
 
 
-@torch.library.custom_op("hf_audio_mamba::numba_scan_backward", mutates_args=())
-def scan_gradients(
+def compute_scan_gradients(
     dy: Tensor,
     dlast_state: Tensor | None,
     x: Tensor,
@@ -259,6 +266,9 @@ def scan_gradients(
     return results
 
 
+scan_gradients = torch.library.custom_op("hf_audio_mamba::numba_scan_backward", mutates_args=())(compute_scan_gradients)
+
+
 @scan_gradients.register_fake
 def _scan_gradients_fake(
     dy: Tensor,
@@ -289,13 +299,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, dy: Tensor | None, dlast_state: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    gradients_of: Callable[..., list[Tensor]], ctx: Any, dy: Tensor | None, dlast_state: Tensor | None, _: None
+) -> tuple[Tensor | None, ...]:
     *operands, states, order, lengths = ctx.saved_tensors
     if dy is None:
         dy = torch.zeros_like(operands[0])
-    gradients = scan_gradients(dy, dlast_state, *operands, states, *ctx.flags, order, lengths)
+    gradients = gradients_of(dy, dlast_state, *operands, states, *ctx.flags, order, lengths)
     wanted = [None if tensor is None else gradient for tensor, gradient in zip(operands, gradients, strict=True)]
     return (*wanted, None, None, None, None, None)
 
 
-scan.register_autograd(_differentiate, setup_context=_setup_context)
+def _setup_eager_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[2])
+    _setup_context(ctx, inputs, output)
+
+
+scan.register_autograd(partial(_differentiate, scan_gradients), setup_context=_setup_context)
+differentiable_scan = eager(compute_scan, _setup_eager_context, partial(_differentiate, compute_scan_gradients))
+"""`compute_scan` with its gradient, not traced."""
