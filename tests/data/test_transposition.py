@@ -32,7 +32,7 @@ def notes(tmp_path: Path, write_tone) -> AudioDataset:
 
 
 def test_a_copy_sounds_as_its_label_says(notes: AudioDataset) -> None:
-    copies = transposed_copies(notes, [1, -2], sampling_rate=RATE)
+    copies = transposed_copies(notes, [1, -2], sampling_rate=RATE, move_labels=True)
     assert [(clip.name, clip.label) for clip in copies] == [
         ("train/68.wav (+1 semitones)", "69"),
         ("train/69.wav (+1 semitones)", "70"),
@@ -46,19 +46,25 @@ def test_a_copy_sounds_as_its_label_says(notes: AudioDataset) -> None:
     assert len(faster) == pytest.approx(RATE / 2 ** (1 / 12), abs=2)
 
 
+def test_labels_that_are_no_pitches_stay(notes: AudioDataset) -> None:
+    words = AudioDataset("dogs", {"train": notes.splits["train"]}, ["bark"], "multi_label_classification", {})
+    copies = transposed_copies(words, [3], sampling_rate=RATE, move_labels=False)
+    assert [clip.label for clip in copies] == [clip.label for clip in notes.splits["train"]]
+
+
 def test_waveforms_and_encoded_bytes_are_copied_alike(notes: AudioDataset) -> None:
     path = notes.splits["train"][1].path
     assert path is not None
     waveform = as_waveform(path, sampling_rate=RATE)
     forms = [Clip("a", "69", audio=path.read_bytes()), Clip("b", "69", audio=waveform, sampling_rate=RATE)]
     dataset = AudioDataset("notes", {"train": forms}, ["69", "70"], "single_label_classification", {})
-    first, second = transposed_copies(dataset, [1], sampling_rate=RATE)
+    first, second = transposed_copies(dataset, [1], sampling_rate=RATE, move_labels=True)
     np.testing.assert_array_equal(first.content(), second.content())
 
 
 def test_features_of_copies_are_cached_apart(notes: AudioDataset, tmp_path: Path) -> None:
     extractor = MoMambaFeatureExtractor(sampling_rate=RATE, n_fft=256, win_length=256, hop_length=80, num_mel_bins=16)
-    copies = transposed_copies(notes, [1, -1], sampling_rate=RATE)
+    copies = transposed_copies(notes, [1, -1], sampling_rate=RATE, move_labels=True)
     tables = [
         compute_features(clips, extractor, cache_dir=tmp_path / "cache", num_workers=1, progress=False)
         for clips in (notes.splits["train"], copies, copies)
@@ -73,13 +79,13 @@ def test_features_of_copies_are_cached_apart(notes: AudioDataset, tmp_path: Path
 @pytest.mark.parametrize("interval", [0, 13, -13])
 def test_wrong_intervals_are_named(notes: AudioDataset, interval: int) -> None:
     with pytest.raises(UsageError, match=f"transpose_copies: {interval} semitones"):
-        transposed_copies(notes, [1, interval], sampling_rate=RATE)
+        transposed_copies(notes, [1, interval], sampling_rate=RATE, move_labels=False)
 
 
 def test_labels_must_be_pitches(notes: AudioDataset) -> None:
     words = AudioDataset("dogs", notes.splits, ["69", "bark"], "single_label_classification", {})
-    with pytest.raises(UsageError, match="needs MIDI note numbers as labels, but dogs has 'bark'"):
-        transposed_copies(words, [1], sampling_rate=RATE)
+    with pytest.raises(UsageError, match="moves MIDI note numbers, but dogs has 'bark'.*transposed_labels=keep"):
+        transposed_copies(words, [1], sampling_rate=RATE, move_labels=True)
     numbers = AudioDataset("values", notes.splits, ["69"], "regression", {})
     with pytest.raises(UsageError, match="the task is regression"):
-        transposed_copies(numbers, [1], sampling_rate=RATE)
+        transposed_copies(numbers, [1], sampling_rate=RATE, move_labels=True)

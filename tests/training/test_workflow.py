@@ -385,7 +385,7 @@ def test_transposed_copies_are_trained_on_but_not_part_of_the_floor(
     monkeypatch.setattr(
         workflow, "floor_scores", lambda kind, train, *a, **k: (fitted.append(train), floor_of(kind, train, *a, **k))[1]
     )
-    options = {"validation_fraction": 0.0, "transpose_copies": [1, -2]}
+    options = {"validation_fraction": 0.0, "transpose_copies": [1, -2], "transposed_labels": "move"}
     results = run(*arguments(tmp_path / "notes", tmp_path / "out", cache, **options))
     assert trained[0].names[9:] == [
         *(f"{index}.wav (+1 semitones)" for index in range(9) if index % 3 != 2),

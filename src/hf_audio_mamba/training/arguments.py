@@ -82,8 +82,8 @@ class DataArguments:
         max_corrupt_fraction: Largest share of unreadable clips that is skipped instead of an error, 0 to 1.
         augmentation: Changes to the defaults of `hf_audio_mamba.data.AugmentationConfig`, in the form of
             `ModelArguments.config_overrides`, or `none`.
-        transpose_copies: Intervals in semitones; training sees a transposed copy of each clip for each of them, for
-            labels that are MIDI note numbers.
+        transpose_copies: Intervals in semitones; training sees a transposed copy of each clip for each of them.
+        transposed_labels: `move` for labels that are MIDI note numbers, `keep` for all others.
     """
 
     data_dir: str | None = field(
@@ -153,8 +153,15 @@ class DataArguments:
     transpose_copies: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Add copies of the training clips, transposed by these intervals in semitones, with their labels "
-            "(MIDI note numbers) moved along."
+            "help": "Add copies of the training clips, played faster or slower, transposed by these intervals in "
+            "semitones."
+        },
+    )
+    transposed_labels: str = field(
+        default="keep",
+        metadata={
+            "help": "What happens to the labels of such copies: MIDI note numbers move, others are kept.",
+            "choices": ["move", "keep"],
         },
     )
 

@@ -231,7 +231,8 @@ def add_transposed_copies(
     if not args.transpose_copies:
         return split
     rate = int(feature_extractor.sampling_rate)
-    clips = transposed_copies(dataset, args.transpose_copies, sampling_rate=rate)
+    move = args.transposed_labels == "move"
+    clips = transposed_copies(dataset, args.transpose_copies, sampling_rate=rate, move_labels=move)
     if not clips:
         raise UsageError("--transpose_copies: no copy has a label of the data; choose smaller intervals.")
     copies = _features_of(dataset, clips, feature_extractor, args, progress=progress)
