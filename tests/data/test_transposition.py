@@ -84,7 +84,7 @@ def test_wrong_intervals_are_named(notes: AudioDataset, interval: int) -> None:
 
 def test_labels_must_be_pitches(notes: AudioDataset) -> None:
     words = AudioDataset("dogs", notes.splits, ["69", "bark"], "single_label_classification", {})
-    with pytest.raises(UsageError, match="moves MIDI note numbers, but dogs has 'bark'.*transposed_labels=keep"):
+    with pytest.raises(UsageError, match=r"moves MIDI note numbers, but dogs has 'bark'.*transposed_labels=keep"):
         transposed_copies(words, [1], sampling_rate=RATE, move_labels=True)
     numbers = AudioDataset("values", notes.splits, ["69"], "regression", {})
     with pytest.raises(UsageError, match="the task is regression"):
