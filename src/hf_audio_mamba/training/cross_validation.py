@@ -12,8 +12,9 @@ import numpy as np
 from hf_audio_mamba.data.audio_dataset import sort_labels
 from hf_audio_mamba.data.audio_folder import FOLD_COLUMN, METADATA_NAME
 from hf_audio_mamba.errors import DataError, UsageError
+from hf_audio_mamba.training import cross_validation_card
 from hf_audio_mamba.training.arguments import DataArguments
-from hf_audio_mamba.training.checkpoints import write_json
+from hf_audio_mamba.training.checkpoints import write_atomically, write_json
 from hf_audio_mamba.training.output_dir import RESULTS_NAME
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ RunFold = Callable[[DataArguments, Path], dict[str, Any]]
 
 
 def cross_validate(data_args: DataArguments, folder: Path, run_fold: RunFold, *, is_main: bool) -> dict[str, Any]:
-    """Run every fold in `folder/fold-<name>` and write their means and deviations.
+    """Run every fold in `folder/fold-<name>` and write their means and deviations, as JSON and as a card.
 
     Args:
         data_args: Data with a fold column.
@@ -57,6 +58,7 @@ def cross_validate(data_args: DataArguments, folder: Path, run_fold: RunFold, *,
     if is_main:
         results["floor"] = _combine([result["floor"] for result in folds.values()], np.mean)
         write_json(folder / RESULTS_NAME, results)
+        write_atomically(folder / "README.md", cross_validation_card.render(folder.resolve().name, results))
     return results
 
 
