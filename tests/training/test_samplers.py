@@ -2,8 +2,9 @@ from collections import Counter
 
 import pytest
 
+from hf_audio_mamba.data import ShuffledSampler
 from hf_audio_mamba.errors import UsageError
-from hf_audio_mamba.training.samplers import ShuffledSampler, training_sampler
+from hf_audio_mamba.training.samplers import training_sampler
 
 
 def test_every_clip_comes_once_in_an_order_of_seed_and_epoch() -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
@@ -11,6 +12,36 @@ from hf_audio_mamba.errors import ShapeError, UsageError
 
 # Batches that are sorted together: enough to find partners of equal length, few enough to keep the order random.
 _BATCHES_PER_POOL = 50
+
+
+class ShuffledSampler(Sampler[int]):
+    """Every clip once, in an order drawn from (seed, epoch), or always in the order of the data set.
+
+    Args:
+        size: Number of clips.
+        seed: First part of the seed of each epoch's order.
+        shuffle: Whether to shuffle at all.
+    """
+
+    def __init__(self, size: int, *, seed: int = 0, shuffle: bool = True) -> None:
+        self._size = size
+        self._seed = seed
+        self._shuffle = shuffle
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        if not self._shuffle:
+            return iter(range(self._size))
+        # An odd multiplier keeps (seed, epoch) pairs from meeting, as seed + epoch would.
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % (1 << 63))
+        return iter(torch.randperm(self._size, generator=generator).tolist())
 
 
 class ClassBalancedSampler(Sampler[int]):

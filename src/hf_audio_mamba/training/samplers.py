@@ -1,44 +1,10 @@
-"""The order of training clips: a function of seed and epoch alone, so that a resumed run sees what it would have."""
+"""Which order of training clips a run has asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch.utils.data import Sampler
-
-from hf_audio_mamba.data import ClassBalancedSampler, LengthGroupedSampler
+from hf_audio_mamba.data import ClassBalancedSampler, LengthGroupedSampler, ShuffledSampler
 from hf_audio_mamba.errors import UsageError
-
-
-class ShuffledSampler(Sampler[int]):
-    """Every clip once, in an order drawn from (seed, epoch), or always in the order of the data set.
-
-    Args:
-        size: Number of clips.
-        seed: First part of the seed of each epoch's order.
-        shuffle: Whether to shuffle at all.
-    """
-
-    def __init__(self, size: int, *, seed: int = 0, shuffle: bool = True) -> None:
-        self._size = size
-        self._seed = seed
-        self._shuffle = shuffle
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[int]:
-        if not self._shuffle:
-            return iter(range(self._size))
-        # An odd multiplier keeps (seed, epoch) pairs from meeting, as seed + epoch would.
-        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self._epoch) % (1 << 63))
-        return iter(torch.randperm(self._size, generator=generator).tolist())
-
 
 EpochSampler = ShuffledSampler | ClassBalancedSampler | LengthGroupedSampler
 
