@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.errors import BackendError
-from hf_audio_mamba.ops import chunked, reference, self_check, shifted_conv
+from hf_audio_mamba.ops import chunked, mamba_ssm_cuda, reference, self_check, shifted_conv
 from hf_audio_mamba.ops.row_order import conv_with_order, scan_with_order
 
 ENVIRONMENT_VARIABLE = "HF_AUDIO_MAMBA_SCAN"
 AUTO = "auto"
-PREFERENCE = ("numba", "torch", "reference")
-"""All backends, fastest first."""
+PREFERENCE = ("numba", "torch", "mamba_ssm", "reference")
+"""All backends in the order in which `auto` tries them. torch serves everything, so those after it run on request."""
 
 _requested: ContextVar[str | None] = ContextVar("hf_audio_mamba_scan_backend", default=None)
 _warned: set[str] = set()
@@ -57,6 +57,30 @@ def scan_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _requested.reset(token)
+
+
+def problems(device: torch.device | str, dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
+    """Every backend, in order of preference, with why it would not run there, or None if it would.
+
+    Compiled backends are put through their self-checks for a usual mixer (16 states, gate, 4 taps, with gradients).
+
+    Args:
+        device: Device of the tensors they are to serve.
+        dtype: Floating dtype of the tensors they are to serve.
+    """
+    kind = torch.device(device).type
+    return {
+        name: _unserved(name, kind, dtype)
+        or _unusable(name)
+        or _incorrect(name, "scan", (16, 1, True, True, False, True))
+        or _incorrect(name, "conv", (4, True, False, True))
+        for name in PREFERENCE
+    }
+
+
+def serves(name: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether a backend is made for tensors of this device and dtype, be it usable on this machine or not."""
+    return _unserved(name, torch.device(device).type, dtype) is None
 
 
 def choose(backend: str | None, device: str, dtype: torch.dtype, operation: str, variant: tuple[int, ...]) -> str:
@@ -128,11 +152,13 @@ def _numba() -> Any:
 _SCANS: dict[str, Callable[[], Callable[..., tuple[Tensor, Tensor]]]] = {
     "numba": lambda: _numba().selective_scan,
     "torch": lambda: scan_with_order(chunked.selective_scan),
+    "mamba_ssm": lambda: scan_with_order(mamba_ssm_cuda.selective_scan),
     "reference": lambda: scan_with_order(reference.selective_scan),
 }
 _CONVS: dict[str, Callable[[], Callable[..., Tensor]]] = {
     "numba": lambda: _numba().causal_conv1d_silu,
     "torch": lambda: conv_with_order(shifted_conv.causal_conv1d_silu),
+    "mamba_ssm": lambda: conv_with_order(shifted_conv.causal_conv1d_silu),  # it has no convolution of its own
     "reference": lambda: conv_with_order(reference.causal_conv1d_silu),
 }
 
@@ -166,11 +192,13 @@ def _unserved(name: str, device: str, dtype: torch.dtype) -> str | None:
         return f"computes on the CPU only, not on {device!r}"
     if name == "numba" and dtype == torch.float64:
         return "computes in float32 only, not in float64"
-    return None
+    return mamba_ssm_cuda.unserved_reason(device, dtype) if name == "mamba_ssm" else None
 
 
 def _unusable(name: str) -> str | None:
     """Why a backend does not work on this machine, or None."""
+    if name == "mamba_ssm":
+        return mamba_ssm_cuda.unavailable_reason()
     if name != "numba":
         return None
     try:
@@ -180,7 +208,7 @@ def _unusable(name: str) -> str | None:
 
 
 def _incorrect(name: str, operation: str, variant: tuple[int, ...]) -> str | None:
-    """Why a backend's results cannot be trusted, or None. Plain PyTorch needs no check of what was compiled here."""
+    """Why a backend's results cannot be trusted, or None. Only numba compiles on this machine what it then runs."""
     if name != "numba":
         return None
     candidate = scan_function(name) if operation == "scan" else conv_function(name)
