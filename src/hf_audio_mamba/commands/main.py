@@ -12,7 +12,8 @@ from hf_audio_mamba.errors import HFAudioMambaError, UsageError
 VERBS = {
     "train": "train a classifier or regressor on audio, evaluate it, and write model, results and card",
     "classify": "classify audio files or folders with a trained model",
-    "benchmark": "measure features and scans on this machine",
+    "benchmark": "measure features, scans and models on this machine",
+    "doctor": "show which scan backend each device gets, and why not a faster one",
     "demo": "train on rendered notes and classify one of them, in a few minutes",
 }
 """Verb to what it does; the module `hf_audio_mamba.commands.<verb>` has `run(argv)`."""
