@@ -1,4 +1,4 @@
-"""Measure speed against reference implementations: `python scripts/benchmark.py features`."""
+"""Measure speed side by side with others: `python scripts/benchmark.py features|scan|mixer|model|train|decode`."""
 
 import sys
 

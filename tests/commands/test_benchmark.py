@@ -1,11 +1,11 @@
-"""`hf-audio-mamba benchmark`: what it prints and returns. How fast anything is, is not tested here."""
+"""`hf-audio-mamba benchmark features`: what it prints and returns. How fast anything is, is not tested here."""
 
 import json
 from typing import Any
 
 import pytest
 
-from hf_audio_mamba.commands import benchmark
+from hf_audio_mamba.commands import _benchmark_features, benchmark
 from hf_audio_mamba.commands.main import run_command
 
 QUICK = ["features", "--clips", "2", "--seconds", "0.5", "--repeats", "1"]
@@ -30,13 +30,21 @@ def test_features_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_values_that_differ_from_librosa_are_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "PARITY_DB", 0.0)
+    monkeypatch.setattr(_benchmark_features, "PARITY_DB", 0.0)
     assert benchmark.run(QUICK) == 1
     assert "DIFFERENT" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["nothing"], ["features", "--clips", "0"], ["features", "--seconds", "inf"], ["features", "--x"]]
+    "argv",
+    [
+        [],
+        ["nothing"],
+        ["features", "--clips", "0"],
+        ["features", "--seconds", "inf"],
+        ["features", "--x"],
+        ["scan", "--repeats", "0"],
+    ],
 )
 def test_wrong_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -57,7 +65,7 @@ def test_a_machine_without_librosa_is_told_what_to_install(
 
 def test_contestants_take_turns_and_are_warmed_up() -> None:
     calls: list[tuple[str, Any]] = []
-    medians = benchmark.interleaved_medians(
+    medians = _benchmark_features.interleaved_medians(
         {"a": lambda item: calls.append(("a", item)), "b": lambda item: calls.append(("b", item))}, [1, 2], repeats=2
     )
     warm_up = [("a", 1), ("b", 1)]
