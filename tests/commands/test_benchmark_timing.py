@@ -112,7 +112,7 @@ def test_figures_have_units() -> None:
     assert (share.value, share.low, share.high) == pytest.approx((100 / 4.5, 21.25, 23.75))
     assert (share.case, share.formula, absent.value) == ("c", "a / b", None)
     text = describe(report)
-    assert "22.2 % (21.2 to 23.8)" in text
+    assert "22.2 % (21.3 to 23.8)" in text
     assert "no value" in text
 
 
@@ -167,20 +167,18 @@ def test_output_given_and_backward_alone_compute_the_same_again() -> None:
         torch.testing.assert_close(backward()[2], gradient_of_A, rtol=1e-4, atol=1e-4)
 
 
-def test_floors_do_the_work_that_a_scan_cannot_avoid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_floors_do_the_work_that_a_scan_cannot_avoid() -> None:
     copied = copy_floor(SHAPE)()
     assert isinstance(copied, torch.Tensor)
     assert 2 * copied.numel() * copied.element_size() == 16 * SHAPE.elements  # read and written
     counted = []
-    exp = torch.exp
 
     def counting(values: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
         counted.append(values.numel())
-        return exp(values, out=out)
+        return torch.exp(values, out=out)
 
-    monkeypatch.setattr(torch, "exp", counting)
     shape = Shape(1, 100, 64, 16)
-    exponential_floor(shape)()
+    exponential_floor(shape, counting)()
     assert 0 <= sum(counted) - shape.elements * shape.state < counted[0]
 
 

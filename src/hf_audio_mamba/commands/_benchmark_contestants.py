@@ -100,7 +100,10 @@ def scan_call(name: str, operands: Operands, *, train: bool) -> Call:
     Raises:
         MissingExtraError: If mambapy is asked for and not installed.
     """
-    run = _ours(name, operands, train) if name in BACKENDS else _theirs(name == MAMBAPY, operands, train)
+    if name in BACKENDS:
+        run = _ours(name, operands, train)
+    else:
+        run = _theirs({TRANSFORMERS: False, MAMBAPY: True}[name], operands, train)
 
     def forward() -> list[Tensor]:
         with torch.no_grad():
@@ -174,11 +177,11 @@ def _theirs(use_mambapy: bool, operands: Operands, train: bool) -> Callable[[], 
 def into_given_memory(operands: Operands) -> Call:
     """The numba kernel with its output written into memory that was allocated before."""
     o = operands
-    given = {"out": torch.empty_like(o.x)} if "out" in inspect.signature(selective_scan).parameters else {}
+    out = torch.empty_like(o.x)
 
     def call() -> list[Tensor]:
         with torch.no_grad():
-            return [selective_scan(o.x, o.dt, o.A, *o.B_and_C, o.D, o.z, o.dt_bias, backend="numba", **given)]  # type: ignore[call-overload]
+            return [selective_scan(o.x, o.dt, o.A, *o.B_and_C, o.D, o.z, o.dt_bias, backend="numba", out=out)]
 
     return call
 
@@ -201,14 +204,14 @@ def copy_floor(shape: Shape) -> Callable[[], object]:
     return lambda: target.copy_(source)
 
 
-def exponential_floor(shape: Shape) -> Callable[[], object]:
-    """One exponential for each update of a state, at the rate of torch.exp on memory that stays in cache."""
+def exponential_floor(shape: Shape, function: Callable[..., Tensor]) -> Callable[[], object]:
+    """One exponential for each update of a state, by `torch.exp` or `torch.exp2` on memory that stays in cache."""
     values = torch.linspace(-8, 0, _EXPONENTIALS_A_CALL)
     results = torch.empty_like(values)
     calls = math.ceil(shape.elements * shape.state / _EXPONENTIALS_A_CALL)
 
     def call() -> None:
         for _ in range(calls):
-            torch.exp(values, out=results)
+            function(values, out=results)
 
     return call

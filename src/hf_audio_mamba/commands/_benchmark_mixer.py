@@ -12,7 +12,7 @@ from hf_audio_mamba.commands._benchmark_contestants import Shape, draw_operands
 from hf_audio_mamba.commands._benchmark_report import Report, Settings, add_benchmark, new_report
 from hf_audio_mamba.commands._benchmark_stock import stock_copy_of_layer
 from hf_audio_mamba.commands._benchmark_timing import Contestant, measure_case
-from hf_audio_mamba.layers import BidirectionalMamba, reversal_index
+from hf_audio_mamba.layers import BidirectionalMamba, frame_orders
 from hf_audio_mamba.ops import causal_conv1d_silu, selective_scan
 
 STATE, TAPS, EXPAND = 16, 4, 2
@@ -88,8 +88,9 @@ def _compare_mixer(report: Report, size: Size) -> None:
     stock = stock_copy_of_layer(layer, hidden_size=size.hidden_size, **sizes)
     frames = torch.randn(1, size.length, size.hidden_size)
     ours, theirs, scans = "bidirectional mixer", "two mixers of transformers", "its two scans"
+    orders = frame_orders(size.length)
     contestants = [
-        Contestant(ours, _forward(layer, frames)),
+        Contestant(ours, lambda: layer(frames, orders)),
         Contestant(scans, _two_scans(size)),
         Contestant(theirs, lambda: stock(frames)),
     ]
@@ -103,11 +104,6 @@ def _compare_mixer(report: Report, size: Size) -> None:
     name = f"scan's share of a bidirectional mixer, d={size.hidden_size}, L={size.length}"
     report.add_ratio(name, case, scans, ours, unit="%")
     report.add_ratio("transformers' mixers over a bidirectional mixer", case, theirs, ours)
-
-
-def _forward(layer: BidirectionalMamba, frames: Tensor) -> Callable[[], Tensor]:
-    reversal = reversal_index(torch.zeros(1, dtype=torch.long), frames.shape[1], None)
-    return lambda: layer(frames, reversal)
 
 
 def _two_scans(size: Size) -> Callable[[], object]:
