@@ -19,7 +19,7 @@ ROW = {
     "cpu_ms_low": type(None),  # one round has no quartiles
     "cpu_ms_high": type(None),
     "wall_ms": float,
-    "samples": int,
+    "cpu_ms_samples": list,
     "calls": int,
     "difference": (float, type(None)),
 }
@@ -49,6 +49,7 @@ def check(result: dict[str, Any], text: str, verb: str) -> None:
     for row in result["rows"]:
         assert row.keys() == ROW.keys()
         assert all(isinstance(row[name], kind) for name, kind in ROW.items()), row
+        assert row["cpu_ms_samples"] == [row["cpu_ms"]]
         times[row["case"], row["contestant"]] = row["cpu_ms"]
         assert row["case"] in text
         assert row["contestant"] in text

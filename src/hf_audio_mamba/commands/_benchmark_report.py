@@ -55,7 +55,7 @@ class Row:
         cpu_ms_low: First quartile; None for a single sample.
         cpu_ms_high: Third quartile.
         wall_ms: Median time of a call on the clock in ms.
-        samples: Number of samples.
+        cpu_ms_samples: All samples of CPU time, in the order of the rounds.
         calls: Calls in a sample.
         difference: Largest difference from the results of the case's reference, relative to their largest value.
     """
@@ -66,7 +66,7 @@ class Row:
     cpu_ms_low: float | None
     cpu_ms_high: float | None
     wall_ms: float
-    samples: int
+    cpu_ms_samples: list[float]
     calls: int
     difference: float | None
 
@@ -128,7 +128,7 @@ class Report:
                     cpu_ms_low=low,
                     cpu_ms_high=high,
                     wall_ms=1000 * statistics.median(samples.wall_s),
-                    samples=len(samples.cpu_s),
+                    cpu_ms_samples=[1000 * value for value in samples.cpu_s],
                     calls=samples.calls,
                     difference=difference,
                 )
@@ -290,7 +290,7 @@ def _table(case: str, rows: Sequence[Row]) -> list[str]:
     for row in rows:
         spread = "" if row.cpu_ms_low is None else f"{row.cpu_ms_low:.4g} to {row.cpu_ms_high:.4g}"
         difference = "" if row.difference is None else f"{row.difference:.1e}"
-        count = f"{row.samples} x {row.calls}"
+        count = f"{len(row.cpu_ms_samples)} x {row.calls}"
         lines.append(
             f"  {row.contestant:<42} {row.cpu_ms:>10.4g} {spread:>19} {row.wall_ms:>10.4g} {count:>9} {difference:>10}"
         )

@@ -66,13 +66,16 @@ class Case:
         """How many times the CPU time of one contestant the other needs.
 
         Returns:
-            The ratio of the medians, with the quartiles of the ratios round by round; None if one did not take part.
+            Median and quartiles of the ratios round by round; where one side is slow and has a single round, its time
+            over the other's median. None if one did not take part.
         """
         if dividend not in self.samples or divisor not in self.samples:
             return None
         above, below = self.samples[dividend].cpu_s, self.samples[divisor].cpu_s
-        rounds = [a / b for a, b in zip(above, below, strict=False)]
-        return Quantity(statistics.median(above) / statistics.median(below), *quartiles(rounds))
+        if len(above) != len(below):
+            return Quantity(statistics.median(above) / statistics.median(below), None, None)
+        rounds = [a / b for a, b in zip(above, below, strict=True)]
+        return Quantity(statistics.median(rounds), *quartiles(rounds))
 
     def difference(self, name: str, reference: str) -> float | None:
         """Largest difference of the results from a reference's, over the reference's largest value, over all tensors.
