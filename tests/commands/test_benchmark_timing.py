@@ -77,15 +77,17 @@ def test_contestants_take_turns_and_slow_ones_have_one(monkeypatch: pytest.Monke
 
         return Contestant(name, call, slow=name == "s")
 
-    case = measure_case("c", [work("a", 0.5), work("b", 0.25), work("s", 9.0)], repeats=2, shortest_s=0.5)
-    warm_up = ["a", "a", "b", "b"]
-    assert calls == [*warm_up, "a", "b", "b", "s", "a", "b", "b"]
+    contestants = [work("a", 0.5), work("b", 0.25), work("long", 20.0), work("s", 9.0)]
+    case = measure_case("c", contestants, repeats=2, shortest_s=0.5)
+    warm_up = ["a", "a", "b", "b", "long"]
+    assert calls == [*warm_up, "a", "b", "b", "long", "s", "a", "b", "b", "long"]
     assert {name: (s.cpu_s, s.calls) for name, s in case.samples.items()} == {
         "a": ([0.5, 0.5], 1),
         "b": ([0.25, 0.25], 2),
+        "long": ([20.0, 20.0], 1),
         "s": ([9.0], 1),
     }
-    assert case.samples["b"].result == len(calls)
+    assert case.samples["long"].result == len(calls)
 
 
 def report_of(case: Case, reference: str | None = None) -> Report:
@@ -105,15 +107,15 @@ def test_rows_hold_medians_in_milliseconds() -> None:
 
 
 def test_figures_have_units() -> None:
-    case = Case("c", {"a": samples(1.0, 1.0), "b": samples(4.0, 5.0)})
+    case = Case("c", {"a": samples(1.0, 1.0), "b": samples(4.0, 8.0)})
     report = report_of(case)
     report.add_ratio("share", case, "a", "b", unit="%")
     report.add_ratio("absent", case, "a", "x")
     share, absent = report.figures
-    assert (share.value, share.low, share.high) == pytest.approx((22.5, 21.25, 23.75))
+    assert (share.value, share.low, share.high) == pytest.approx((18.75, 15.625, 21.875))
     assert (share.case, share.formula, absent.value) == ("c", "a / b", None)
     text = describe(report)
-    assert "22.5 % (21.2 to 23.8)" in text
+    assert "18.8 % (15.6 to 21.9)" in text
     assert "no value" in text
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_LONG_S = 10.0
+"""CPU seconds of a first call that no compilation explains: such a contestant is not called a second time to warm up."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -106,8 +109,8 @@ def measure_case(name: str, contestants: Sequence[Contestant], *, repeats: int, 
 
     Args:
         name: The comparison's name.
-        contestants: Who takes part; all but the slow ones are called twice before, which leaves out compilation and
-            the filling of caches, and tells how long a call takes.
+        contestants: Who takes part; all but the slow ones are called once or twice before, which leaves out
+            compilation and the filling of caches, and tells how long a call takes.
         repeats: Rounds.
         shortest_s: CPU seconds that each contestant shall work in a round; quick ones are called several times.
     """
@@ -132,7 +135,10 @@ def measure_case(name: str, contestants: Sequence[Contestant], *, repeats: int, 
 
 
 def _calls_per_round(contestant: Contestant, shortest_s: float) -> int:
+    start = time.process_time()
     contestant.call()
+    if time.process_time() - start > _LONG_S:
+        return 1
     start = time.process_time()
     contestant.call()
     return max(1, math.ceil(shortest_s / max(time.process_time() - start, 1e-6)))
