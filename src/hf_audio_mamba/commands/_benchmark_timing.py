@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _LONG_S = 10.0
-"""CPU seconds of a first call that no compilation explains: such a contestant is not called a second time to warm up."""
+"""CPU seconds of a first call beyond which it cannot be compilation: no second call is needed to warm up."""
 
 _logger = logging.getLogger(__name__)
 
