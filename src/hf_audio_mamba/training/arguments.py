@@ -74,6 +74,7 @@ class DataArguments:
         fold: Test fold of a `fold` column, or `all` for cross-validation.
         validation_fold: Fold to validate on: by default the one after the test fold; `none` trains on all the others.
         validation_fraction: Share of the training clips set aside where the data has no validation split.
+        train_on_validation: Train on the validation split too, once settings are chosen; the last step is the result.
         num_clips: Number of clips of `synthetic-notes`.
         split_seed: Seed of everything random about the data itself: split and synthetic notes.
         max_seconds: Longer training clips are cut to a random window of this length in seconds.
@@ -131,6 +132,12 @@ class DataArguments:
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the training clips to validate on where there is no such split."}
+    )
+    train_on_validation: bool = field(
+        default=False,
+        metadata={
+            "help": "Train on the validation clips too, once the settings are chosen; the last step is the result."
+        },
     )
     num_clips: int = field(default=2000, metadata={"help": "Number of clips of synthetic-notes."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the validation split and of synthetic-notes."})

@@ -1,7 +1,7 @@
 """From arguments to a data set, a model that fits it, and features for both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,17 @@ def load_dataset(args: DataArguments) -> AudioDataset:
         DataError: If it cannot be used.
         UsageError: If options contradict it.
     """
+    dataset = _load_splits(args)
+    if not args.train_on_validation:
+        return dataset
+    splits = dict(dataset.splits)
+    if "validation" not in splits:
+        raise UsageError(f"--train_on_validation: {dataset.name} has no validation split; leave the option out.")
+    splits["train"] = splits["train"] + splits.pop("validation")
+    return replace(dataset, splits=splits, info={**dataset.info, "training": "on the validation split too"})
+
+
+def _load_splits(args: DataArguments) -> AudioDataset:
     label_range = None if args.label_range is None else (args.label_range[0], args.label_range[1])
     if args.data_dir is not None:
         return load_audio_folder(
