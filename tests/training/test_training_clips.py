@@ -48,5 +48,5 @@ def test_training_on_the_validation_split_too(tmp_path: Path, cache: str) -> Non
     results = run(*arguments(tones, tmp_path / "out", cache, train_on_validation=True, floor=False))
     assert results["clips"] == {"train": 24, "test": 6}
     assert set(results["metrics"]) == {"test"}
-    with pytest.raises(UsageError, match="--train_on_validation: .* has no validation split"):
+    with pytest.raises(UsageError, match=r"--train_on_validation: .* has no validation split"):
         run(*arguments(tones, tmp_path / "no", cache, train_on_validation=True, fold="1", validation_fold="none"))

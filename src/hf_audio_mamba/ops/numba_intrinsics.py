@@ -152,6 +152,18 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
+def stream_store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write `LANES` float32 values to an address on a cache line, past the caches."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        written = builder.store(arguments[1], _pointer(builder, arguments[0], _VECTOR), align=BYTES)
+        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_INT32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, float_vector), codegen
+
+
+@intrinsic
 def load_int(typingctx: Any, address: Any) -> Any:
     """One int64 value."""
 

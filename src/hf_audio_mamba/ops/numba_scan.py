@@ -32,6 +32,8 @@ from hf_audio_mamba.ops.numba_scan_reduce import reduce_parameters, reduce_parts
 from hf_audio_mamba.ops.numba_threads import run_items
 from hf_audio_mamba.ops.row_order import check_values
 
+# Outputs so large that caches cannot keep them for the next operation are better not drawn through them.
+_STREAMED_BYTES = 32 * 2**20
 _SERIAL_UPDATES = 100_000  # state updates below which starting threads costs more than it saves
 
 
@@ -66,7 +68,9 @@ def _layout(x: Tensor, B: Tensor, dt_softplus: bool, checkpoints: bool) -> ScanL
     batch, length, channels = x.shape
     groups, state = B.shape[2:]
     slots = _count_slots(length) if checkpoints else 1
-    return ScanLayout(partition_channels(batch, channels, groups), length, state, slots, int(dt_softplus))
+    streaming = 4 * x.numel() >= _STREAMED_BYTES
+    partition = partition_channels(batch, channels, groups)
+    return ScanLayout(partition, length, state, slots, int(dt_softplus), int(streaming))
 
 
 def _inputs(operands: ScanTensors, states: Tensor, layout: ScanLayout, order: RowOrder) -> tuple[ScanInputs, Tensor]:
@@ -98,6 +102,12 @@ def _first_part(parts: Tensor, gradient: Tensor, order: RowOrder) -> Stream:
     """Where the first chunk puts its part of a gradient (batch, length, groups, state)."""
     batch, length = gradient.shape[:2]
     return order.stream(parts[0, : gradient.numel()].view(batch, length, -1))
+
+
+def _add_parts(parts: Tensor, totals: tuple[Tensor, Tensor], chunks: int) -> None:
+    """Add up what the chunks of channels add to dB and dC, in order."""
+    for total, part in zip(totals, parts, strict=True):
+        reduce_parts(total.data_ptr(), part.data_ptr(), chunks, total.numel())
 
 
 def _is_small(layout: ScanLayout, batch: int) -> bool:
@@ -238,8 +248,7 @@ def compute_scan_gradients(
     results = [_memory_for_gradient(name, tensor, rows) for name, tensor in vars(operands).items()]
     dx, ddt, dA, dB, dC, dD, dz, dbias, dinitial = results
     parts = _parts_of_sums(dB, partition.chunks, rows)
-    dparameters = empty(batch, partition.blocks, state + 2, LANES)
-    dstates = empty(batch, partition.blocks, state, LANES)
+    dparameters, dstates = (empty(batch, partition.blocks, size, LANES) for size in (state + 2, state))
     dy, dlast_state = with_unit_stride(dy), contiguous(dlast_state)
     gradients = backward_kernels.ScanGradients(
         rows.stream(dy),
@@ -260,9 +269,8 @@ def compute_scan_gradients(
         backward_kernels.scan_backward(layout, inputs, gradients, scratch, first, last)
 
     run_items(task, batch * partition.groups * partition.chunks, serial=_is_small(layout, batch))
-    reduce_parameters(layout, batch, dparameters.data_ptr(), *(address_of(tensor) for tensor in (dA, dD, dbias)))
-    for total, part in zip((dB, dC), parts, strict=True):
-        reduce_parts(total.data_ptr(), part.data_ptr(), partition.chunks, total.numel())
+    reduce_parameters(layout, batch, dparameters.data_ptr(), *map(address_of, (dA, dD, dbias)))
+    _add_parts(parts, (dB, dC), partition.chunks)
     return results
 
 

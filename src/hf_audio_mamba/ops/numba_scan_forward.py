@@ -46,6 +46,7 @@ from hf_audio_mamba.ops.numba_intrinsics import (
     softplus,
     splat,
     store,
+    stream_store,
 )
 
 LOG2_E = 1.4426950408889634
@@ -63,6 +64,7 @@ class ScanLayout(NamedTuple):
     state: int
     slots: int  # state slots of a batch row: 1, or one a tile and one for the last state
     softplus: int
+    streaming: int  # whether outputs go past the caches
 
 
 class ScanInputs(NamedTuple):
@@ -195,7 +197,10 @@ def _forward_single_state(
             prefetch(row_address(z, table, t + TILE))
             gate = load(row_address(z, table, t))
             output = output * (gate * sigmoid(gate))
-        store(row_address(y, table, t), output)
+        if layout.streaming != 0 and (y.address | y.step) % BYTES == 0:
+            stream_store(row_address(y, table, t), output)
+        else:
+            store(row_address(y, table, t), output)
     return h
 
 
