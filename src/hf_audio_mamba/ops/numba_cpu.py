@@ -109,3 +109,53 @@ def causal_conv1d_silu(
     run = numba_conv.conv if is_traced(x) else untraced
     y: Tensor = run(*operands, reverse, order, lengths)
     return y.to(x.dtype)
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    *,
+    dt_softplus: bool,
+) -> Tensor:
+    """One step of the scan; arguments and result as in `hf_audio_mamba.ops.reference.selective_state_update`.
+
+    Half precision is converted to float32 and the output back; the state is float32.
+    """
+    from hf_audio_mamba.ops.numba_step import state_step
+
+    operands = [
+        tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
+        for tensor in (x, dt, A, B, C, D, z, dt_bias)
+    ]
+    return state_step(state, *operands, dt_softplus).to(x.dtype)
+
+
+def causal_conv1d_silu_update(conv_state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One step of the convolution; arguments and result as in `hf_audio_mamba.ops.reference.causal_conv1d_silu_update`.
+
+    Half precision is converted to float32 and back, states too.
+    """
+    from hf_audio_mamba.ops.numba_step import convolution_step
+
+    recent, *operands = [
+        tensor if tensor is None or tensor.dtype == torch.float32 else tensor.float()
+        for tensor in (conv_state, x, weight, bias)
+    ]
+    y = convolution_step(recent, *operands)
+    if recent is not conv_state:
+        conv_state.copy_(recent)
+    return y.to(x.dtype)
+
+
+def mixer_step(conv_state: Tensor, state: Tensor, hidden_states: Tensor, *weights: Tensor | None) -> Tensor:
+    """One step of a mixer; arguments and result as in `hf_audio_mamba.ops.reference.mixer_step`, in float32."""
+    from hf_audio_mamba.ops.numba_step_mixer import mixer_step as step
+
+    return step(conv_state, state, hidden_states, *weights)

@@ -83,3 +83,76 @@ def causal_conv1d_silu(
         y = y + bias.to(dtype)
     y = F.silu(y)
     return (y.flip(1) if reverse else y).to(x.dtype)
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    *,
+    dt_softplus: bool,
+) -> Tensor:
+    """One step of the scan, as a sequence of one frame; `state` is updated in place.
+
+    Arguments as in `hf_audio_mamba.ops.selective_state_update`, with `B` and `C` as `(batch, groups, state)`.
+    """
+    y, last_state = selective_scan(
+        x[:, None],
+        dt[:, None],
+        A,
+        B[:, None],
+        C[:, None],
+        D,
+        None if z is None else z[:, None],
+        dt_bias,
+        dt_softplus=dt_softplus,
+        reverse=False,
+        initial_state=state,
+    )
+    state.copy_(last_state)
+    return y[:, 0]
+
+
+def causal_conv1d_silu_update(conv_state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One step of the convolution, as a sequence of one frame; `conv_state` is updated in place.
+
+    Arguments as in `hf_audio_mamba.ops.causal_conv1d_silu_update`.
+    """
+    past = conv_state[:, conv_state.shape[1] - (weight.shape[1] - 1) :]
+    y = causal_conv1d_silu(x[:, None], weight, bias, reverse=False, initial_state=past)
+    conv_state.copy_(torch.cat([conv_state, x[:, None]], dim=1)[:, 1:])
+    return y[:, 0]
+
+
+def mixer_step(
+    conv_state: Tensor,
+    state: Tensor,
+    hidden_states: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    x_weight: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor | None,
+    A_log: Tensor,
+    D: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+) -> Tensor:
+    """One step of a Mamba mixer; arguments as in `hf_audio_mamba.ops.mixer_step`, both states are updated in place."""
+    x, z = F.linear(hidden_states, in_weight, in_bias).chunk(2, dim=-1)
+    taps = conv_weight.flatten(1)
+    x = causal_conv1d_silu_update(conv_state, x, taps, conv_bias)
+    sizes = [dt_weight.shape[1], A_log.shape[1], A_log.shape[1]]
+    dt, B, C = F.linear(x, x_weight).split(sizes, dim=-1)
+    dt = F.linear(dt, dt_weight, dt_bias)
+    A = -torch.exp(A_log)
+    y = selective_state_update(state, x, dt, A, B[:, None], C[:, None], D, z, None, dt_softplus=True)
+    return F.linear(y, out_weight, out_bias)
