@@ -154,7 +154,7 @@ def conv_update_function(name: str) -> Callable[..., Tensor]:
 
 def mixer_step_function(name: str) -> Callable[..., Tensor]:
     """A backend's step of a whole mixer, with the signature of `reference.mixer_step`."""
-    return _numba().mixer_step if name == "numba" else reference.mixer_step  # type: ignore[no-any-return]
+    return _numba().mixer_step if name == "numba" else reference.mixer_step
 
 
 def _step_module(name: str) -> Any:

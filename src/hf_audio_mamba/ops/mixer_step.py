@@ -4,12 +4,11 @@ What it computes is put together from linear layers and the two updates of `stat
 its own since at a batch of one torch's matrix products read weights from memory at half of its speed or less.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from hf_audio_mamba.ops import backends
+from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
 
 MAX_BATCH = 8
 """Rows from which on matrix products that use a weight more than once for each time it is read are faster."""
@@ -18,47 +17,36 @@ MAX_THREADS = 2
 """Threads above which torch's products, which share the rows of a weight between threads, read it faster."""
 
 
-class MixerWeights(NamedTuple):
-    """Parameters of a Mamba mixer, None where it has none."""
-
-    in_weight: Tensor  # (2 channels, hidden)
-    in_bias: Tensor | None
-    conv_weight: Tensor  # (channels, width), or (channels, 1, width) as in nn.Conv1d
-    conv_bias: Tensor | None
-    x_weight: Tensor  # (rank + 2 state, channels): the step size, B, C
-    dt_weight: Tensor  # (channels, rank)
-    dt_bias: Tensor | None
-    A_log: Tensor  # (channels, state)
-    D: Tensor  # (channels,)
-    out_weight: Tensor  # (hidden, channels)
-    out_bias: Tensor | None
-
-
-def serves(conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights) -> bool:
+def serves(
+    conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights, norm: Norm | None = None
+) -> bool:
     """Whether `mixer_step` takes these arguments here and now, and is the faster way; it must not be called if not.
 
     That is so for float32 tensors of fitting shapes on the CPU, for a small batch and on few threads, where no gradient
     is wanted, nothing traces or casts, and the numba backend is what `auto`, or the backend asked for, leads to.
     """
-    if hidden_states.device.type != "cpu" or hidden_states.dtype != torch.float32:
-        return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     if hidden_states.shape[0] > MAX_BATCH or torch.get_num_threads() > MAX_THREADS:
         return False
-    if not _fit(conv_state, state, hidden_states, weights):
+    if not _fit(conv_state, state, hidden_states, weights, norm):
         return False
-    width, size = weights.conv_weight.shape[-1], weights.A_log.shape[1]
-    biases = [getattr(weights, name) is not None for name in ("in_bias", "conv_bias", "dt_bias", "out_bias")]
-    return backends.choose(None, "cpu", torch.float32, "mixer_step", (width, size, *biases, False)) == "numba"
+    variant = (weights.conv_weight.shape[-1], weights.A_log.shape[1], norm is not None, False)
+    return backends.choose(None, "cpu", torch.float32, "mixer_step", variant) == "numba"
 
 
-def _fit(conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights) -> bool:
+def _fit(conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights, norm: Norm | None) -> bool:
     """Whether shapes, dtypes, devices and layouts are as the kernel takes them for granted."""
-    batch, hidden = hidden_states.shape
+    batch, _, hidden = hidden_states.shape
     channels, size = weights.A_log.shape
     width, rank = weights.conv_weight.shape[-1], weights.dt_weight.shape[-1]
+    history = max(conv_state.shape[-1], width - 1)
+    tensors = (conv_state, state, hidden_states, None if norm is None else norm.weight, *weights)
     shapes = (
+        (batch, channels, history),
+        (batch, channels, size),
+        (batch, 1, hidden),
+        (hidden,),
         (2 * channels, hidden),
         (2 * channels,),
         (channels, 1, width) if weights.conv_weight.ndim == 3 else (channels, width),
@@ -71,33 +59,33 @@ def _fit(conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: Mixe
         (hidden, channels),
         (hidden,),
     )
-    tensors = (state, hidden_states, *weights)
-    expected = ((batch, channels, size), (batch, hidden), *shapes)
-    differentiates = torch.is_grad_enabled()
-    for tensor, shape in zip(tensors, expected, strict=True):
+    wants_gradients = torch.is_grad_enabled()
+    for tensor, shape in zip(tensors, shapes, strict=True):
         if tensor is None:
             continue
-        if tensor.shape != shape or not tensor.is_contiguous() or (differentiates and tensor.requires_grad):
+        if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.is_cpu:
             return False
-        if tensor.dtype != torch.float32 or not tensor.is_cpu:
+        if wants_gradients and tensor.requires_grad:
             return False
-    fits = conv_state.ndim == 3 and conv_state.shape[0] == batch and conv_state.shape[2] == channels
-    fits = fits and conv_state.shape[1] >= width - 1 and conv_state.dtype == torch.float32 and conv_state.is_cpu
-    return fits and 0 not in conv_state.stride()
+        if not tensor.is_contiguous() and tensor is not conv_state:
+            return False
+    return 0 not in conv_state.stride()
 
 
-def mixer_step(conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights) -> Tensor:
+def mixer_step(
+    conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights, norm: Norm | None = None
+) -> Tensor:
     """Take one step of a mixer: projection in, convolution, scan with the gate, projection out.
 
     Args:
-        conv_state: The inputs of the convolution before the step, the latest last, `(batch, history, channels)` with a
-            history of `width - 1` or more, in any layout; updated in place.
+        conv_state: The inputs of the convolution before the step, the latest last, `(batch, channels, history)` with a
+            history of `width - 1` or more, as in the caches of transformers; in any layout; updated in place.
         state: State of the scan, `(batch, channels, state)`; updated in place.
-        hidden_states: `(batch, hidden)`.
+        hidden_states: `(batch, 1, hidden)`.
         weights: Parameters of the mixer.
+        norm: If given, the step is that of a block, `hidden_states + mixer(norm(hidden_states))`.
 
     Returns:
-        `(batch, hidden)`. Arguments that `serves` has not been asked about are read past their ends.
+        `(batch, 1, hidden)`. Arguments that `serves` has not been asked about are read past their ends.
     """
-    mixed: Tensor = backends.mixer_step_function("numba")(conv_state, state, hidden_states, *weights)
-    return mixed
+    return backends.mixer_step_function("numba")(conv_state, state, hidden_states, weights=weights, norm=norm)

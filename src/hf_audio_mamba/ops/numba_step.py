@@ -4,6 +4,7 @@ Not operators of torch: their calls would cost more than the work. Nothing here 
 """
 
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from hf_audio_mamba.ops import numba_step_kernels as kernels
 from hf_audio_mamba.ops.numba_blocks import address_of, contiguous, empty, scratch_memory, with_unit_stride
@@ -36,6 +37,7 @@ def convolution_step(conv_state: Tensor, x: Tensor, weight: Tensor, bias: Tensor
         address_of(bias),
         y.data_ptr(),
     )
+    increment_version(conv_state)  # autograd may have kept it for a backward pass
     return y
 
 
@@ -65,7 +67,8 @@ def state_step(
         dt_bias: Bias of the time step or None.
         dt_softplus: Whether softplus makes the time step positive.
     """
-    x, dt, z, B, C = (with_unit_stride(tensor) for tensor in (x, dt, z, B, C))
+    x, dt, B, C = (with_unit_stride(tensor) for tensor in (x, dt, B, C))
+    z = with_unit_stride(z)
     A, D, dt_bias = A.contiguous(), contiguous(D), contiguous(dt_bias)
     batch, channels = x.shape
     groups, size = B.shape[1:]
@@ -96,4 +99,5 @@ def state_step(
         y.data_ptr(),
         scratch,
     )
+    increment_version(state)  # autograd may have kept it for a backward pass
     return y

@@ -201,9 +201,7 @@ def _build(stamp: int) -> tuple[Kernel, ...]:
             for row in range(batch):
                 row_state, row_x = state + row * state_batch, x + row * x_batch
                 row_y = y + 4 * row * channels
-                convolve_row(
-                    channels, width, history, row_state, state_time, state_channel, row_x, weight, bias, row_y
-                )
+                convolve_row(channels, width, history, row_state, state_time, state_channel, row_x, weight, bias, row_y)
 
     @Kernel
     def state_step(

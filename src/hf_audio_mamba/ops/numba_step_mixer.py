@@ -1,18 +1,22 @@
-"""numba kernel of one step of a whole Mamba mixer, with its four projections.
+"""numba kernel of one step of a whole Mamba mixer, with its four projections, or of a block around it.
 
-At a batch of one a step is as fast as the weights come from memory, so they are read in one sweep, row after row, and
-once for the whole batch.
+At a batch of one a step is as fast as the weights come from memory, so they are read in one sweep, row after row (which
+is twice as fast as several rows at a time) and once for the whole batch.
 """
 
+import numpy as np
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from hf_audio_mamba.ops.numba_blocks import ZERO, address_of, empty
+from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+from hf_audio_mamba.ops.numba_blocks import ZERO, empty
 from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel, kernel_part
 from hf_audio_mamba.ops.numba_intrinsics import BYTES, LANES, fma, load, load_scalar, splat, store_scalar, sum_lanes
-from hf_audio_mamba.ops.numba_masked import load_first
+from hf_audio_mamba.ops.numba_masked import load_first, store_first
 from hf_audio_mamba.ops.numba_step_kernels import STEP_SCRATCH_BYTES, convolve_row, update_row
 
 _UNROLLED = 4 * LANES
+_ONE = np.float32(1.0)
 
 
 @kernel_part
@@ -45,6 +49,27 @@ def _project(
 
 
 @kernel_part
+def _normalise(batch: int, width: int, x: int, weight: int, epsilon: float, y: int) -> None:
+    """Divide rows by their root mean square, and scale."""
+    for b in range(batch):
+        row, target = x + 4 * b * width, y + 4 * b * width
+        mean = _dot(width, row, row) / np.float32(width)
+        scale = splat(_ONE / np.sqrt(mean + np.float32(epsilon)))
+        for n in range(0, width, LANES):
+            count = width - n
+            value = load_first(row + 4 * n, count) * scale * load_first(weight + 4 * n, count)
+            store_first(target + 4 * n, value, count)
+
+
+@kernel_part
+def _add(width: int, x: int, y: int) -> None:
+    """Add one row to another."""
+    for n in range(0, width, LANES):
+        count = width - n
+        store_first(y + 4 * n, load_first(x + 4 * n, count) + load_first(y + 4 * n, count), count)
+
+
+@kernel_part
 def _mix(
     sizes: tuple[int, ...],
     strides: tuple[int, ...],
@@ -57,47 +82,27 @@ def _mix(
 ) -> None:
     batch, features, channels, size, rank, width, history = sizes
     in_weight, in_bias, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight, out_bias = weights
-    # Scratch after that of the scan's step: x and z, x after the convolution, dt with B and C, dt, y; for each row.
+    # Scratch after that of the scan's step: x and z, x after the convolution, dt, y, then dt_proj's input with B and C.
     selected = rank + 2 * size
     xz_batch, channels_batch, selected_batch = 8 * channels, 4 * channels, 4 * selected
     xz = scratch + STEP_SCRATCH_BYTES
     x = xz + batch * xz_batch
     dt = x + batch * channels_batch
     y = dt + batch * channels_batch
-    dt_B_C = y + batch * channels_batch
+    selection = y + batch * channels_batch
 
     _project(batch, 2 * channels, features, in_weight, in_bias, hidden, 4 * features, xz, xz_batch)
     for b in range(batch):
-        inputs, output = xz + b * xz_batch, x + b * channels_batch
-        place = conv_state + b * strides[0]
-        convolve_row(
-            channels, width, history, place, strides[1], strides[2], inputs, conv_weight, conv_bias, output
-        )
-    _project(batch, selected, channels, x_weight, 0, x, channels_batch, dt_B_C, selected_batch)
-    _project(batch, channels, rank, dt_weight, dt_bias, dt_B_C, selected_batch, dt, channels_batch)
+        past, inputs, output = conv_state + b * strides[0], xz + b * xz_batch, x + b * channels_batch
+        convolve_row(channels, width, history, past, strides[2], strides[1], inputs, conv_weight, conv_bias, output)
+    _project(batch, selected, channels, x_weight, 0, x, channels_batch, selection, selected_batch)
+    _project(batch, channels, rank, dt_weight, dt_bias, selection, selected_batch, dt, channels_batch)
     for b in range(batch):
         place = b * channels_batch
-        B = dt_B_C + b * selected_batch + 4 * rank
-        update_row(
-            channels,
-            1,
-            size,
-            1,
-            1,
-            state + place * size,
-            x + place,
-            dt + place,
-            A_log,
-            B,
-            0,
-            B + 4 * size,
-            0,
-            D,
-            xz + b * xz_batch + channels_batch,
-            0,
-            y + place,
-            scratch,
-        )
+        B = selection + b * selected_batch + 4 * rank
+        C, z = B + 4 * size, xz + b * xz_batch + channels_batch
+        h = state + place * size
+        update_row(channels, 1, size, 1, 1, h, x + place, dt + place, A_log, B, 0, C, 0, D, z, 0, y + place, scratch)
     _project(batch, features, channels, out_weight, out_bias, y, channels_batch, mixed, 4 * features)
 
 
@@ -112,11 +117,21 @@ def _build(stamp: int) -> Kernel:
         state: int,
         hidden: int,
         weights: tuple[int, ...],
+        norm_weight: int,
+        epsilon: float,
         mixed: int,
         scratch: int,
     ) -> None:
         if stamp != 0:
-            _mix(sizes, strides, conv_state, state, hidden, weights, mixed, scratch)
+            batch, features = sizes[0], sizes[1]
+            normalised = hidden
+            if norm_weight != 0:
+                normalised = scratch
+                scratch += 4 * batch * features
+                _normalise(batch, features, hidden, norm_weight, epsilon, normalised)
+            _mix(sizes, strides, conv_state, state, normalised, weights, mixed, scratch)
+            if norm_weight != 0:
+                _add(batch * features, hidden, mixed)
 
     return mix
 
@@ -128,34 +143,27 @@ def mixer_step(
     conv_state: Tensor,
     state: Tensor,
     hidden_states: Tensor,
-    in_weight: Tensor,
-    in_bias: Tensor | None,
-    conv_weight: Tensor,
-    conv_bias: Tensor | None,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor | None,
-    A_log: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor | None,
+    weights: MixerWeights,
+    norm: Norm | None,
 ) -> Tensor:
     """One step of float32 tensors, arguments as in `hf_audio_mamba.ops.mixer_step`; all but conv_state contiguous."""
-    batch, features = hidden_states.shape
-    channels, size = A_log.shape
-    rank, history = dt_weight.shape[1], conv_state.shape[1]
-    weights = (in_weight, in_bias, conv_weight, conv_bias, x_weight, dt_weight, dt_bias, A_log, D, out_weight, out_bias)
-    mixed = empty(batch, features)
-    scratch = empty(STEP_SCRATCH_BYTES // 4 + batch * (5 * channels + rank + 2 * size))
-    stride_batch, stride_time, stride_channel = conv_state.stride()
+    batch, _, features = hidden_states.shape
+    _, channels, history = conv_state.shape
+    size, rank, width = state.shape[2], weights.dt_weight.shape[1], weights.conv_weight.shape[-1]
+    mixed = empty(batch, 1, features)
+    scratch = empty(STEP_SCRATCH_BYTES // 4 + batch * (features + 5 * channels + rank + 2 * size))
+    stride_batch, stride_channel, stride_time = conv_state.stride()
     _kernel(
-        (batch, features, channels, size, rank, conv_weight.shape[-1], history),
-        (4 * stride_batch, 4 * stride_time, 4 * stride_channel),
-        address_of(conv_state),
+        (batch, features, channels, size, rank, width, history),
+        (4 * stride_batch, 4 * stride_channel, 4 * stride_time),
+        conv_state.data_ptr(),
         state.data_ptr(),
         hidden_states.data_ptr(),
-        tuple([address_of(weight) for weight in weights]),
+        tuple([0 if weight is None else weight.data_ptr() for weight in weights]),
+        0 if norm is None else norm.weight.data_ptr(),
+        0.0 if norm is None else norm.epsilon,
         mixed.data_ptr(),
         scratch.data_ptr(),
     )
+    increment_version((conv_state, state))  # autograd may have kept them for a backward pass
     return mixed

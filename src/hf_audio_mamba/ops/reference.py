@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Precision of states and sums for an input `x`: float64 for float64, float32 for everything else."""
@@ -134,25 +136,19 @@ def mixer_step(
     conv_state: Tensor,
     state: Tensor,
     hidden_states: Tensor,
-    in_weight: Tensor,
-    in_bias: Tensor | None,
-    conv_weight: Tensor,
-    conv_bias: Tensor | None,
-    x_weight: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor | None,
-    A_log: Tensor,
-    D: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor | None,
+    weights: MixerWeights,
+    norm: Norm | None,
 ) -> Tensor:
-    """One step of a Mamba mixer; arguments as in `hf_audio_mamba.ops.mixer_step`, both states are updated in place."""
-    x, z = F.linear(hidden_states, in_weight, in_bias).chunk(2, dim=-1)
-    taps = conv_weight.flatten(1)
-    x = causal_conv1d_silu_update(conv_state, x, taps, conv_bias)
-    sizes = [dt_weight.shape[1], A_log.shape[1], A_log.shape[1]]
-    dt, B, C = F.linear(x, x_weight).split(sizes, dim=-1)
-    dt = F.linear(dt, dt_weight, dt_bias)
-    A = -torch.exp(A_log)
-    y = selective_state_update(state, x, dt, A, B[:, None], C[:, None], D, z, None, dt_softplus=True)
-    return F.linear(y, out_weight, out_bias)
+    """One step of a Mamba mixer or block; arguments as in `hf_audio_mamba.ops.mixer_step`, states updated in place."""
+    hidden = hidden_states[:, 0]
+    if norm is not None:
+        hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight
+    x, z = F.linear(hidden, weights.in_weight, weights.in_bias).chunk(2, dim=-1)
+    x = causal_conv1d_silu_update(conv_state.transpose(1, 2), x, weights.conv_weight.flatten(1), weights.conv_bias)
+    sizes = [weights.dt_weight.shape[1], state.shape[2], state.shape[2]]
+    dt, B, C = torch.split(F.linear(x, weights.x_weight), sizes, dim=-1)
+    dt = F.linear(dt, weights.dt_weight, weights.dt_bias)
+    A = -torch.exp(weights.A_log)
+    y = selective_state_update(state, x, dt, A, B[:, None], C[:, None], weights.D, z, None, dt_softplus=True)
+    mixed = F.linear(y, weights.out_weight, weights.out_bias)[:, None]
+    return mixed if norm is None else mixed + hidden_states

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.ops import reference
+from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest error over largest value. Sound kernels stay below 1e-5, a wrong one is far above."""
@@ -30,7 +31,7 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
         variant: What selects a kernel. For `"scan"`: (state size, groups, dt_softplus, gated, reverse,
             needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
             (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
-            `"mixer_step"`: (width, state size, four flags for biases, False).
+            `"mixer_step"`: (width, state size, has_norm, False).
     """
     *call, needs_backward = variant
     try:
@@ -86,25 +87,26 @@ def _conv_update_arguments(width: int, has_bias: int) -> tuple[list[Tensor | Non
     return [_Draw()(BATCH, width, CHANNELS_PER_GROUP), None if x is None else x[:, -1], weight, bias], {}
 
 
-def _mixer_step_arguments(
-    width: int, state_size: int, in_bias: int, conv_bias: int, dt_bias: int, out_bias: int
-) -> tuple[list[Tensor | None], dict[str, Any]]:
+def _mixer_step_arguments(width: int, state_size: int, has_norm: int) -> tuple[list[Any], dict[str, Any]]:
     draw = _Draw()
     channels, hidden, rank = CHANNELS_PER_GROUP, 19, 3
-    weights = [
-        draw(2 * channels, hidden),
-        draw(2 * channels) if in_bias else None,
-        draw(channels, width),
-        draw(channels) if conv_bias else None,
-        draw(rank + 2 * state_size, channels) / channels,
-        draw(channels, rank),
-        draw(channels) if dt_bias else None,
-        draw(channels, state_size),
-        draw(channels),
-        draw(hidden, channels),
-        draw(hidden) if out_bias else None,
-    ]
-    return [draw(BATCH, width, channels), draw(BATCH, channels, state_size), draw(BATCH, hidden), *weights], {}
+    shapes = (
+        (2 * channels, hidden),
+        (2 * channels,),
+        (channels, width),
+        (channels,),
+        (rank + 2 * state_size, channels),
+        (channels, rank),
+        (channels,),
+        (channels, state_size),
+        (channels,),
+        (hidden, channels),
+        (hidden,),
+    )
+    states = [draw(BATCH, channels, width), draw(BATCH, channels, state_size)]
+    weights = MixerWeights(*(draw(*shape) / 3 for shape in shapes))
+    options = {"weights": weights, "norm": Norm(draw(hidden), 1e-5) if has_norm else None}
+    return [*states, draw(BATCH, 1, hidden)], options
 
 
 def _on_copies(states: int, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:

@@ -25,10 +25,10 @@ def selective_state_update(
         delta = delta + dt_bias.to(dtype)
     if dt_softplus:
         delta = F.softplus(delta)
-    per_group = x.shape[1] // B.shape[1]
-    inflow = (delta * u).unflatten(1, (-1, per_group))[..., None] * B.to(dtype)[:, :, None]
+    groups, per_group = B.shape[1], x.shape[1] // B.shape[1]
+    inflow = (delta * u).view(-1, groups, per_group, 1) * B.to(dtype)[:, :, None]
     state.mul_(torch.exp(delta[..., None] * A.to(dtype))).add_(inflow.flatten(1, 2))
-    y = (state.unflatten(1, (-1, per_group)) * C.to(dtype)[:, :, None]).sum(-1).flatten(1, 2)
+    y = (state.view(*inflow.shape) * C.to(dtype)[:, :, None]).sum(-1).flatten(1, 2)
     if D is not None:
         y = y + D.to(dtype) * u
     if z is not None:
