@@ -23,16 +23,12 @@ def convolution_step(conv_state: Tensor, x: Tensor, weight: Tensor, bias: Tensor
     batch, channels = x.shape
     history = conv_state.shape[1]
     y = empty(batch, channels)
-    strides = [4 * stride for stride in conv_state.stride()]
+    stride_batch, stride_time, stride_channel = conv_state.stride()
     kernels.conv_step(
-        batch,
-        channels,
-        weight.shape[1],
-        history,
+        (batch, channels, weight.shape[1], history),
+        (4 * stride_batch, 4 * stride_time, 4 * stride_channel, 4 * x.stride(0)),
         address_of(conv_state),
-        *strides,
         x.data_ptr(),
-        4 * x.stride(0),
         weight.data_ptr(),
         address_of(bias),
         y.data_ptr(),
@@ -74,27 +70,18 @@ def state_step(
     groups, size = B.shape[1:]
     y = empty(batch, channels)
     _memory, scratch = scratch_memory(kernels.STEP_SCRATCH_BYTES)
+    strides = (x.stride(0), dt.stride(0), 0 if z is None else z.stride(0), *B.stride()[:2], *C.stride()[:2])
     kernels.state_step(
-        batch,
-        channels,
-        groups,
-        size,
-        int(dt_softplus),
+        (batch, channels, groups, size, int(dt_softplus)),
+        tuple([4 * stride for stride in strides]),
         state.data_ptr(),
         x.data_ptr(),
-        4 * x.stride(0),
         dt.data_ptr(),
-        4 * dt.stride(0),
         A.data_ptr(),
         B.data_ptr(),
-        4 * B.stride(0),
-        4 * B.stride(1),
         C.data_ptr(),
-        4 * C.stride(0),
-        4 * C.stride(1),
         address_of(D),
         address_of(z),
-        0 if z is None else 4 * z.stride(0),
         address_of(dt_bias),
         y.data_ptr(),
         scratch,

@@ -178,81 +178,87 @@ def update_row(
             )
 
 
+@kernel_part
+def _convolve(
+    sizes: tuple[int, ...], strides: tuple[int, ...], state: int, x: int, weight: int, bias: int, y: int
+) -> None:
+    batch, channels, width, history = sizes
+    state_batch, state_time, state_channel, x_batch = strides
+    for row in range(batch):
+        past, newest, output = state + row * state_batch, x + row * x_batch, y + 4 * row * channels
+        convolve_row(channels, width, history, past, state_time, state_channel, newest, weight, bias, output)
+
+
+@kernel_part
+def _update(
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    state: int,
+    x: int,
+    dt: int,
+    A: int,
+    B: int,
+    C: int,
+    D: int,
+    z: int,
+    dt_bias: int,
+    y: int,
+    scratch: int,
+) -> None:
+    batch, channels, groups, size, apply_softplus = sizes
+    x_batch, dt_batch, z_batch, B_batch, B_group, C_batch, C_group = strides
+    for row in range(batch):
+        place = 4 * row * channels
+        update_row(
+            channels,
+            groups,
+            size,
+            apply_softplus,
+            0,
+            state + place * size,
+            x + row * x_batch,
+            dt + row * dt_batch,
+            A,
+            B + row * B_batch,
+            B_group,
+            C + row * C_batch,
+            C_group,
+            D,
+            z + row * z_batch if z != 0 else 0,
+            dt_bias,
+            y + place,
+            scratch,
+        )
+
+
 def _build(stamp: int) -> tuple[Kernel, ...]:
     """The compiled entry points; see `numba_compile._source_stamp` for why they are made in a function."""
 
     @Kernel
     def conv_step(
-        batch: int,
-        channels: int,
-        width: int,
-        history: int,
-        state: int,
-        state_batch: int,
-        state_time: int,
-        state_channel: int,
-        x: int,
-        x_batch: int,
-        weight: int,
-        bias: int,
-        y: int,
+        sizes: tuple[int, ...], strides: tuple[int, ...], state: int, x: int, weight: int, bias: int, y: int
     ) -> None:
         if stamp != 0:
-            for row in range(batch):
-                row_state, row_x = state + row * state_batch, x + row * x_batch
-                row_y = y + 4 * row * channels
-                convolve_row(channels, width, history, row_state, state_time, state_channel, row_x, weight, bias, row_y)
+            _convolve(sizes, strides, state, x, weight, bias, y)
 
     @Kernel
     def state_step(
-        batch: int,
-        channels: int,
-        groups: int,
-        size: int,
-        apply_softplus: int,
+        sizes: tuple[int, ...],
+        strides: tuple[int, ...],
         state: int,
         x: int,
-        x_batch: int,
         dt: int,
-        dt_batch: int,
         A: int,
         B: int,
-        B_batch: int,
-        B_group: int,
         C: int,
-        C_batch: int,
-        C_group: int,
         D: int,
         z: int,
-        z_batch: int,
         dt_bias: int,
         y: int,
         scratch: int,
     ) -> None:
         if stamp != 0:
-            for row in range(batch):
-                place = 4 * row * channels
-                row_z = z + row * z_batch if z != 0 else 0
-                update_row(
-                    channels,
-                    groups,
-                    size,
-                    apply_softplus,
-                    0,
-                    state + place * size,
-                    x + row * x_batch,
-                    dt + row * dt_batch,
-                    A,
-                    B + row * B_batch,
-                    B_group,
-                    C + row * C_batch,
-                    C_group,
-                    D,
-                    row_z,
-                    dt_bias,
-                    y + place,
-                    scratch,
-                )
+            _update(sizes, strides, state, x, dt, A, B, C, D, z, dt_bias, y, scratch)
 
     return conv_step, state_step
 
