@@ -29,6 +29,9 @@ def use_fast_mamba(model: ModuleT) -> ModuleT:
     padding on the left leaves no trace whatever the biases, and adapters on `in_proj`, `x_proj`, `dt_proj` and
     `out_proj` all take part. Calling it again changes nothing.
 
+    PEFT refuses LoRA on the `out_proj` of whole Mamba models, since transformers' kernels leave it out; here it works
+    by `peft.inject_adapter_in_model(config, model.backbone.layers)`.
+
     Args:
         model: Model, or a wrapper of one, with mixers of the classes `MambaMixer` or `FalconMambaMixer` of
             transformers, for example a `MambaForCausalLM`.
