@@ -121,8 +121,17 @@ def test_other_ways_are_taken_where_they_are_asked_for_or_faster():
         assert not mixer_step.serves(*arguments)
     with torch.autocast("cpu", torch.bfloat16):
         assert not mixer_step.serves(*arguments)
-    torch.set_num_threads(mixer_step.MAX_THREADS + 1)
+    assert not mixer_step.serves(*step(batch=mixer_step.MAX_BATCH + 1))
+
+
+def test_large_weights_are_left_to_many_threads(monkeypatch):
+    arguments = step()
+    torch.set_num_threads(mixer_step.FEW_THREADS + 1)
+    assert mixer_step.serves(*arguments)
+    monkeypatch.setattr(mixer_step, "SMALL_WEIGHT", arguments[3].in_weight.numel() - 1)
     assert not mixer_step.serves(*arguments)
+    torch.set_num_threads(mixer_step.FEW_THREADS)
+    assert mixer_step.serves(*arguments)
 
 
 def test_autograd_notices_a_state_that_it_still_needs():

@@ -13,8 +13,12 @@ from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
 MAX_BATCH = 8
 """Rows from which on matrix products that use a weight more than once for each time it is read are faster."""
 
-MAX_THREADS = 2
-"""Threads above which torch's products, which share the rows of a weight between threads, read it faster."""
+FEW_THREADS = 2
+"""Threads above which torch's products, which share the rows of a weight between threads, read large weights faster."""
+
+SMALL_WEIGHT = 1_500_000
+"""Numbers in the weight of the first projection up to which one thread has read all the mixer's weights before separate
+calls have done their half millisecond of work beside that, whatever the number of threads."""
 
 
 def serves(
@@ -22,12 +26,15 @@ def serves(
 ) -> bool:
     """Whether `mixer_step` takes these arguments here and now, and is the faster way; it must not be called if not.
 
-    That is so for float32 tensors of fitting shapes on the CPU, for a small batch and on few threads, where no gradient
-    is wanted, nothing traces or casts, and the numba backend is what `auto`, or the backend asked for, leads to.
+    That is so for float32 tensors of fitting shapes on the CPU, for a small batch, on few threads if weights are large,
+    where no gradient is wanted, nothing traces or casts, and the numba backend is what `auto`, or the backend asked
+    for, leads to.
     """
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    if hidden_states.shape[0] > MAX_BATCH or torch.get_num_threads() > MAX_THREADS:
+    if hidden_states.shape[0] > MAX_BATCH:
+        return False
+    if weights.in_weight.numel() > SMALL_WEIGHT and torch.get_num_threads() > FEW_THREADS:
         return False
     if not _fit(conv_state, state, hidden_states, weights, norm):
         return False
