@@ -10,6 +10,7 @@ from hf_audio_mamba import _registration
 from hf_audio_mamba._lazy import attach
 
 if TYPE_CHECKING:
+    from hf_audio_mamba.fast_mamba import use_fast_mamba, use_stock_mamba
     from hf_audio_mamba.models.momamba import (
         MoMambaConfig,
         MoMambaFeatureExtractor,
@@ -31,12 +32,15 @@ __all__ = [
     "available_backends",
     "scan_backend",
     "selective_scan",
+    "use_fast_mamba",
+    "use_stock_mamba",
 ]
 
 __getattr__ = attach(
     __name__,
     {name: ".models.momamba" for name in __all__ if name.startswith("MoMamba")}
-    | dict.fromkeys(("available_backends", "scan_backend", "selective_scan"), ".ops"),
+    | dict.fromkeys(("available_backends", "scan_backend", "selective_scan"), ".ops")
+    | dict.fromkeys(("use_fast_mamba", "use_stock_mamba"), ".fast_mamba"),
 )
 
 

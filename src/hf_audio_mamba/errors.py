@@ -26,6 +26,14 @@ class BackendError(HFAudioMambaError, RuntimeError):
     """A backend was asked for that is unknown, not available here, or cannot serve these tensors."""
 
 
+class GradientError(HFAudioMambaError, RuntimeError):
+    """A gradient was asked of an operation that has none."""
+
+
+class UnsupportedModelError(HFAudioMambaError, TypeError):
+    """A model that an operation on whole models cannot serve; the message says what it looks for."""
+
+
 class AudioError(HFAudioMambaError, ValueError):
     """Audio that cannot be read or cannot be turned into features; the message names the file or argument."""
 

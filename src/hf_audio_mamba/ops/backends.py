@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.errors import BackendError
-from hf_audio_mamba.ops import chunked, mamba_ssm_cuda, reference, self_check, shifted_conv
+from hf_audio_mamba.ops import chunked, mamba_ssm_cuda, reference, self_check, shifted_conv, single_step
 from hf_audio_mamba.ops.row_order import conv_with_order, scan_with_order
 
 ENVIRONMENT_VARIABLE = "HF_AUDIO_MAMBA_SCAN"
@@ -142,6 +142,28 @@ def conv_function(name: str) -> Callable[..., Tensor]:
     return _CONVS[name]()
 
 
+def state_update_function(name: str) -> Callable[..., Tensor]:
+    """A backend's `selective_state_update`, with the signature of `reference.selective_state_update`."""
+    return _step_module(name).selective_state_update  # type: ignore[no-any-return]  # numba is untyped
+
+
+def conv_update_function(name: str) -> Callable[..., Tensor]:
+    """A backend's `causal_conv1d_silu_update`, with the signature of `reference.causal_conv1d_silu_update`."""
+    return _step_module(name).causal_conv1d_silu_update  # type: ignore[no-any-return]  # numba is untyped
+
+
+def mixer_step_function(name: str) -> Callable[..., Tensor]:
+    """A backend's step of a whole mixer, with the signature of `reference.mixer_step`."""
+    return _numba().mixer_step if name == "numba" else reference.mixer_step
+
+
+def _step_module(name: str) -> Any:
+    """What computes single steps for a backend: plain PyTorch unless it has kernels for them."""
+    if name == "numba":
+        return _numba()
+    return reference if name == "reference" else single_step
+
+
 def _numba() -> Any:
     # Not at the top: importing numba takes half a second, and a machine where it is broken must still load models.
     from hf_audio_mamba.ops import numba_cpu
@@ -211,8 +233,16 @@ def _incorrect(name: str, operation: str, variant: tuple[int, ...]) -> str | Non
     """Why a backend's results cannot be trusted, or None. Only numba compiles on this machine what it then runs."""
     if name != "numba":
         return None
-    candidate = scan_function(name) if operation == "scan" else conv_function(name)
-    return self_check.problem(operation, candidate, variant)
+    return self_check.problem(operation, _OPERATIONS[operation](name), variant)
+
+
+_OPERATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
+    "scan": scan_function,
+    "conv": conv_function,
+    "state_update": state_update_function,
+    "conv_update": conv_update_function,
+    "mixer_step": mixer_step_function,
+}
 
 
 def _warn_once(name: str, problem: str) -> None:

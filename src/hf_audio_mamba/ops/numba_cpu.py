@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.errors import BackendError
+from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
 
 
 @cache
@@ -109,3 +110,68 @@ def causal_conv1d_silu(
     run = numba_conv.conv if is_traced(x) else untraced
     y: Tensor = run(*operands, reverse, order, lengths)
     return y.to(x.dtype)
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    *,
+    dt_softplus: bool,
+) -> Tensor:
+    """One step of the scan; arguments and result as in `hf_audio_mamba.ops.reference.selective_state_update`.
+
+    Half precision is converted to float32 and the output back; the state is float32.
+    """
+    from hf_audio_mamba.ops.numba_step import state_step
+
+    y = state_step(
+        state,
+        _single(x),
+        _single(dt),
+        _single(A),
+        _single(B),
+        _single(C),
+        None if D is None else _single(D),
+        None if z is None else _single(z),
+        None if dt_bias is None else _single(dt_bias),
+        dt_softplus,
+    )
+    return y.to(x.dtype)
+
+
+def causal_conv1d_silu_update(conv_state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One step of the convolution; arguments and result as in `hf_audio_mamba.ops.reference.causal_conv1d_silu_update`.
+
+    Half precision is converted to float32 and back, states too.
+    """
+    from hf_audio_mamba.ops.numba_step import convolution_step
+
+    recent = _single(conv_state)
+    y = convolution_step(recent, _single(x), _single(weight), None if bias is None else _single(bias))
+    if recent is not conv_state:
+        conv_state.copy_(recent)
+    return y.to(x.dtype)
+
+
+def mixer_step(
+    conv_state: Tensor,
+    state: Tensor,
+    hidden_states: Tensor,
+    weights: MixerWeights,
+    norm: Norm | None,
+) -> Tensor:
+    """One step of a mixer or block; arguments and result as in `hf_audio_mamba.ops.reference.mixer_step`, float32."""
+    from hf_audio_mamba.ops.numba_step_mixer import mixer_step as step
+
+    return step(conv_state, state, hidden_states, weights, norm)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float32 else tensor.float()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Precision of states and sums for an input `x`: float64 for float64, float32 for everything else."""
@@ -83,3 +85,70 @@ def causal_conv1d_silu(
         y = y + bias.to(dtype)
     y = F.silu(y)
     return (y.flip(1) if reverse else y).to(x.dtype)
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    *,
+    dt_softplus: bool,
+) -> Tensor:
+    """One step of the scan, as a sequence of one frame; `state` is updated in place.
+
+    Arguments as in `hf_audio_mamba.ops.selective_state_update`, with `B` and `C` as `(batch, groups, state)`.
+    """
+    y, last_state = selective_scan(
+        x[:, None],
+        dt[:, None],
+        A,
+        B[:, None],
+        C[:, None],
+        D,
+        None if z is None else z[:, None],
+        dt_bias,
+        dt_softplus=dt_softplus,
+        reverse=False,
+        initial_state=state,
+    )
+    state.copy_(last_state)
+    return y[:, 0]
+
+
+def causal_conv1d_silu_update(conv_state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One step of the convolution, as a sequence of one frame; `conv_state` is updated in place.
+
+    Arguments as in `hf_audio_mamba.ops.causal_conv1d_silu_update`.
+    """
+    past = conv_state[:, conv_state.shape[1] - (weight.shape[1] - 1) :]
+    y = causal_conv1d_silu(x[:, None], weight, bias, reverse=False, initial_state=past)
+    conv_state.copy_(torch.cat([conv_state, x[:, None]], dim=1)[:, 1:])
+    return y[:, 0]
+
+
+def mixer_step(
+    conv_state: Tensor,
+    state: Tensor,
+    hidden_states: Tensor,
+    weights: MixerWeights,
+    norm: Norm | None,
+) -> Tensor:
+    """One step of a Mamba mixer or block; arguments as in `hf_audio_mamba.ops.mixer_step`, states updated in place."""
+    hidden = hidden_states[:, 0]
+    if norm is not None:
+        hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight
+    x, z = F.linear(hidden, weights.in_weight, weights.in_bias).chunk(2, dim=-1)
+    x = causal_conv1d_silu_update(conv_state.transpose(1, 2), x, weights.conv_weight.flatten(1), weights.conv_bias)
+    sizes = [weights.dt_weight.shape[1], state.shape[2], state.shape[2]]
+    dt, B, C = torch.split(F.linear(x, weights.x_weight), sizes, dim=-1)
+    dt = F.linear(dt, weights.dt_weight, weights.dt_bias)
+    A = -torch.exp(weights.A_log)
+    y = selective_state_update(state, x, dt, A, B[:, None], C[:, None], weights.D, z, None, dt_softplus=True)
+    mixed = F.linear(y, weights.out_weight, weights.out_bias)[:, None]
+    return mixed if norm is None else mixed + hidden_states

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.ops import reference
+from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest error over largest value. Sound kernels stay below 1e-5, a wrong one is far above."""
@@ -25,20 +26,20 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
     """Why a kernel may not be used, or None; computed once for each kernel variant in a process.
 
     Args:
-        operation: `"scan"` or `"conv"`.
+        operation: `"scan"`, `"conv"`, `"state_update"`, `"conv_update"` or `"mixer_step"`.
         candidate: The backend's function.
         variant: What selects a kernel. For `"scan"`: (state size, groups, dt_softplus, gated, reverse,
-            needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward).
+            needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
+            (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
+            `"mixer_step"`: (width, state size, has_norm, False).
     """
     *call, needs_backward = variant
     try:
         with torch.inference_mode(False), torch.set_grad_enabled(bool(needs_backward)):
-            if operation == "scan":
-                tensors, options = _scan_arguments(*call)
-                truth: Callable[..., Any] = reference.selective_scan
-            else:
-                tensors, options = _conv_arguments(*call)
-                truth = reference.causal_conv1d_silu
+            arguments, truth, states = _CHECKS[operation]
+            tensors, options = arguments(*call)
+            if states:
+                truth, candidate = _on_copies(states, truth), _on_copies(states, candidate)
             expected = _results(partial(truth, **options), tensors)
             actual = _results(partial(candidate, **options), tensors)
     except Exception as error:  # whatever the kernel's compiler or runtime raises, the answer is not to use it
@@ -71,6 +72,53 @@ def _conv_arguments(width: int, has_bias: int, reverse: int) -> tuple[list[Tenso
     return [x, weight, bias], {"reverse": bool(reverse), "initial_state": None}
 
 
+def _state_update_arguments(
+    state_size: int, groups: int, dt_softplus: int, gated: int
+) -> tuple[list[Tensor | None], dict[str, Any]]:
+    sequences, _ = _scan_arguments(state_size, groups, dt_softplus, gated, False)
+    x, dt, A, B, C, D, z, dt_bias = sequences
+    frames = [None if tensor is None else tensor[:, 0] for tensor in (x, dt, B, C, z)]
+    state = _Draw()(BATCH, groups * CHANNELS_PER_GROUP, state_size)
+    return [state, *frames[:2], A, *frames[2:4], D, frames[4], dt_bias], {"dt_softplus": bool(dt_softplus)}
+
+
+def _conv_update_arguments(width: int, has_bias: int) -> tuple[list[Tensor | None], dict[str, Any]]:
+    (x, weight, bias), _ = _conv_arguments(width, has_bias, False)
+    return [_Draw()(BATCH, width, CHANNELS_PER_GROUP), None if x is None else x[:, -1], weight, bias], {}
+
+
+def _mixer_step_arguments(width: int, state_size: int, has_norm: int) -> tuple[list[Any], dict[str, Any]]:
+    draw = _Draw()
+    channels, hidden, rank = CHANNELS_PER_GROUP, 19, 3
+    shapes = (
+        (2 * channels, hidden),
+        (2 * channels,),
+        (channels, width),
+        (channels,),
+        (rank + 2 * state_size, channels),
+        (channels, rank),
+        (channels,),
+        (channels, state_size),
+        (channels,),
+        (hidden, channels),
+        (hidden,),
+    )
+    states = [draw(BATCH, channels, width), draw(BATCH, channels, state_size)]
+    weights = MixerWeights(*(draw(*shape) / 3 for shape in shapes))
+    options = {"weights": weights, "norm": Norm(draw(hidden), 1e-5) if has_norm else None}
+    return [*states, draw(BATCH, 1, hidden)], options
+
+
+def _on_copies(states: int, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """An update of its first arguments in place as a function from them to the output and the new states."""
+
+    def run(*tensors: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        copies = [state.clone() for state in tensors[:states]]
+        return function(*copies, *tensors[states:], **options), *copies
+
+    return run
+
+
 class _Draw:
     """Normal numbers on the CPU from a generator of its own: the caller's random state stays as it is."""
 
@@ -93,3 +141,14 @@ def _results(function: Callable[..., Any], tensors: list[Tensor | None]) -> list
     gradients = [torch.cos(torch.arange(o.numel(), dtype=o.dtype, device="cpu")).view_as(o) for o in outputs]
     inputs = [leaf for leaf in leaves if leaf is not None]
     return [*(o.detach() for o in outputs), *torch.autograd.grad(outputs, inputs, gradients)]
+
+
+_CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
+    "scan": (_scan_arguments, reference.selective_scan, 0),
+    "conv": (_conv_arguments, reference.causal_conv1d_silu, 0),
+    "state_update": (_state_update_arguments, reference.selective_state_update, 1),
+    "conv_update": (_conv_update_arguments, reference.causal_conv1d_silu_update, 1),
+    "mixer_step": (_mixer_step_arguments, reference.mixer_step, 2),
+}
+"""For each operation: a function from its variant to tensors and options, the truth, and how many first tensors it
+updates in place."""
