@@ -10,7 +10,6 @@ from transformers.models.mamba import modeling_mamba
 
 import hf_audio_mamba
 from hf_audio_mamba.commands import _benchmark_contestants, _benchmark_scan, benchmark
-from hf_audio_mamba.commands.main import run_command
 
 ROW = {
     "case": str,
@@ -144,9 +143,3 @@ def test_decode(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     check(result, text, "decode")
     assert len(fast) == 1
     assert list(differences(result).values()) == [0.0]
-
-
-def test_decode_needs_the_fast_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_audio_mamba, "use_fast_mamba", None, raising=False)
-    assert run_command(benchmark.run, ["decode", "--quick"]) == 1
-    assert "no use_fast_mamba" in capsys.readouterr().err

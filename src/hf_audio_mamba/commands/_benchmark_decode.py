@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from hf_audio_mamba.commands._benchmark_report import Report, Settings, add_benchmark, new_report
 from hf_audio_mamba.commands._benchmark_timing import Case, Contestant, measure_case
-from hf_audio_mamba.errors import BackendError
 
 VOCABULARIES = (1024, 50_280)
 """The first is of the size that audio codecs and note tokenizers have; the second is MambaConfig's default, with which
@@ -31,16 +29,10 @@ def measure(settings: Settings) -> Report:
 
     Args:
         settings: Rounds, threads, sizes.
-
-    Raises:
-        BackendError: If this version of the package has no `use_fast_mamba`.
     """
-    use_fast_mamba = getattr(importlib.import_module("hf_audio_mamba"), "use_fast_mamba", None)
-    if use_fast_mamba is None:
-        raise BackendError("benchmark decode: this version of hf_audio_mamba has no use_fast_mamba to compare with.")
     report = new_report("decode", settings)
     for vocabulary in VOCABULARIES[:1] if settings.quick else VOCABULARIES:
-        _compare(report, vocabulary, use_fast_mamba)
+        _compare(report, vocabulary)
     return report
 
 
@@ -53,7 +45,9 @@ def _language_model(vocabulary: int, quick: bool) -> nn.Module:
     return model
 
 
-def _compare(report: Report, vocabulary: int, use_fast_mamba: Callable[[nn.Module], object]) -> None:
+def _compare(report: Report, vocabulary: int) -> None:
+    from hf_audio_mamba.fast_mamba import use_fast_mamba
+
     settings = report.settings
     stock = _language_model(vocabulary, settings.quick)
     fast = copy.deepcopy(stock)
