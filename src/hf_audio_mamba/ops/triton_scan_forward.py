@@ -1,0 +1,196 @@
+"""Triton kernels of the selective scan's forward pass, and of its cut into segments.
+
+A program goes through the steps of its segment in tiles, the state in registers. It keeps the state at the beginning
+of every tile where a backward pass will want it.
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hf_audio_mamba.ops.triton_blocks import (
+    TILE,
+    cells_of,
+    load_rates,
+    load_rows,
+    load_states,
+    load_vector,
+    place_of,
+    sigmoid,
+    step_sizes,
+    store_rows,
+    tiles_of,
+)
+from hf_audio_mamba.ops.triton_tuning import tuned_over_blocks
+
+
+class States(NamedTuple):
+    """States in float32; any tensor where one is not wanted."""
+
+    starts: Tensor  # before each segment, (directions, batch, segments, channels, state)
+    last: Tensor  # after the last step, (directions, batch, channels, state)
+    checkpoints: Tensor  # before each tile, (directions, batch, tiles, state, channels)
+
+
+@tuned_over_blocks
+@triton.jit(do_not_specialize=["sizes", "tuning_key"])
+def scan_kernel(
+    inputs: tl.tuple,
+    parameters: tl.tuple,
+    states: tl.tuple,
+    y: tl.tuple,
+    sizes: tl.tuple,
+    tuning_key: int,
+    STATE: tl.constexpr,
+    STATES: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    GATED: tl.constexpr,
+    STARTED: tl.constexpr,
+    CHECKPOINTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Output, last state and checkpoints of a segment."""
+    where, segment, _, channels = place_of(sizes, BACKWARDS, BLOCK)
+    direction, sample = where[0], where[0] * sizes.batch + where[1]
+    cell, inside = cells_of(channels, STATE, STATES)
+    state_size = sizes.channels * STATE
+    rate = load_rates(parameters.A, direction, (cell, inside), sizes.channels, STATE)
+    skip = load_vector(parameters.D, direction, channels, sizes.channels)
+    shift = load_vector(parameters.bias, direction, channels, sizes.channels)
+    h = tl.zeros((STATES, BLOCK), tl.float32)
+    if STARTED:
+        h = tl.load(states.starts + (sample * sizes.segments + segment) * state_size + cell, mask=inside, other=0.0)
+    first, last = tiles_of(segment, sizes)
+    for tile in range(first, last):
+        if CHECKPOINTS:
+            store_checkpoint(states.checkpoints, h, sample, tile, channels, sizes, STATE, STATES)
+        xs = load_rows(inputs.x, where, channels, tile, sizes.length, DIRECTIONS)
+        steps = load_rows(inputs.dt, where, channels, tile, sizes.length, DIRECTIONS)
+        steps = step_sizes(steps, shift, tile, sizes.length, SOFTPLUS)
+        ys = ()
+        for index in tl.static_range(TILE):
+            step = tile * TILE + index
+            B = load_states(inputs.B, where, step, sizes.length, STATE, STATES, DIRECTIONS)
+            C = load_states(inputs.C, where, step, sizes.length, STATE, STATES, DIRECTIONS)
+            h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * B
+            ys = ys + (tl.sum(h * C, 0) + skip * xs[index],)
+        if GATED:
+            ys = gated(ys, load_rows(inputs.z, where, channels, tile, sizes.length, DIRECTIONS))
+        store_rows(y, ys, where, channels, tile, sizes.length, DIRECTIONS)
+    if segment == sizes.segments - 1:
+        tl.store(states.last + sample * state_size + cell, h, mask=inside)
+
+
+@triton.jit
+def gated(values: tl.tuple, zs: tl.tuple) -> tl.tuple:
+    """A tile's rows times SiLU of those of z."""
+    products = ()
+    for index in tl.static_range(TILE):
+        products = products + (values[index] * zs[index] * sigmoid(zs[index]),)
+    return products
+
+
+@triton.jit
+def checkpoint_cells(
+    sample: tl.tensor,
+    tile: tl.tensor,
+    channels: tl.tuple,
+    sizes: tl.tuple,
+    STATE: tl.constexpr,
+    STATES: tl.constexpr,
+) -> tl.tensor:
+    """Places of a tile's (states, channels) among the checkpoints."""
+    first = (sample * tl.cdiv(sizes.length, TILE) + tile) * STATE
+    return (first + tl.arange(0, STATES)[:, None]) * sizes.channels + channels[0][None, :]
+
+
+@triton.jit
+def store_checkpoint(
+    checkpoints: tl.tensor,
+    h: tl.tensor,
+    sample: tl.tensor,
+    tile: tl.tensor,
+    channels: tl.tuple,
+    sizes: tl.tuple,
+    STATE: tl.constexpr,
+    STATES: tl.constexpr,
+) -> None:
+    """Keep the state before a tile."""
+    inside = (tl.arange(0, STATES) < STATE)[:, None] & channels[1][None, :]
+    tl.store(checkpoints + checkpoint_cells(sample, tile, channels, sizes, STATE, STATES), h, mask=inside)
+
+
+@tuned_over_blocks
+@triton.jit(do_not_specialize=["sizes", "tuning_key"])
+def segment_states_kernel(
+    inputs: tl.tuple,
+    parameters: tl.tuple,
+    states: tl.tensor,  # (directions, batch, segments, channels, state)
+    durations: tl.tensor,  # (directions, batch, segments, channels)
+    sizes: tl.tuple,
+    tuning_key: int,
+    STATE: tl.constexpr,
+    STATES: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """What each segment makes of a state of 0, and the sum of its step sizes, which says what it keeps of any other."""
+    where, segment, _, channels = place_of(sizes, BACKWARDS, BLOCK)
+    direction, sample = where[0], where[0] * sizes.batch + where[1]
+    cell, inside = cells_of(channels, STATE, STATES)
+    rate = load_rates(parameters.A, direction, (cell, inside), sizes.channels, STATE)
+    shift = load_vector(parameters.bias, direction, channels, sizes.channels)
+    h = tl.zeros((STATES, BLOCK), tl.float32)
+    duration = tl.zeros((BLOCK,), tl.float32)
+    first, last = tiles_of(segment, sizes)
+    for tile in range(first, last):
+        xs = load_rows(inputs.x, where, channels, tile, sizes.length, DIRECTIONS)
+        steps = load_rows(inputs.dt, where, channels, tile, sizes.length, DIRECTIONS)
+        steps = step_sizes(steps, shift, tile, sizes.length, SOFTPLUS)
+        for index in tl.static_range(TILE):
+            step = tile * TILE + index
+            B = load_states(inputs.B, where, step, sizes.length, STATE, STATES, DIRECTIONS)
+            h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * B
+            duration += steps[index]
+    place = (sample * sizes.segments + segment) * sizes.channels
+    tl.store(states + place * STATE + cell, h, mask=inside)
+    tl.store(durations + place + channels[0], duration, mask=channels[1])
+
+
+@triton.jit(do_not_specialize=["sizes", "segments"])
+def carry_kernel(
+    A: tl.tensor,  # (directions, channels, state)
+    states: tl.tensor,  # (directions, batch, segments, channels, state)
+    durations: tl.tensor,  # (directions, batch, segments, channels)
+    given: tl.tensor,  # (directions, batch, channels, state)
+    sizes: tl.tuple,  # with one segment and one group: a program goes through all segments
+    segments: int,
+    STATE: tl.constexpr,
+    STATES: tl.constexpr,
+    GIVEN: tl.constexpr,
+    DESCENDING: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Replace what each segment leaves behind by what reaches it, in ascending or descending order."""
+    where, _, _, channels = place_of(sizes, -1, BLOCK)
+    sample = where[0] * sizes.batch + where[1]
+    cell, inside = cells_of(channels, STATE, STATES)
+    rate = load_rates(A, where[0], (cell, inside), sizes.channels, STATE)
+    h = tl.zeros((STATES, BLOCK), tl.float32)
+    if GIVEN:
+        h = tl.load(given + sample * sizes.channels * STATE + cell, mask=inside, other=0.0)
+    for index in range(segments):
+        segment = index
+        if DESCENDING:
+            segment = segments - 1 - index
+        place = (sample * segments + segment) * sizes.channels
+        left = tl.load(states + place * STATE + cell, mask=inside, other=0.0)
+        duration = tl.load(durations + place + channels[0], mask=channels[1], other=0.0)
+        tl.store(states + place * STATE + cell, h, mask=inside)
+        h = tl.exp2(duration[None, :] * rate) * h + left
