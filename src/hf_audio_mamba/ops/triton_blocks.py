@@ -18,9 +18,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 LARGEST = tl.constexpr(3.4028234663852886e38)
 TILE = tl.constexpr(8)
-"""Steps between checkpoints, all in registers at once."""
+"""Steps between checkpoints; the forward pass has their rows in registers at once."""
 LANES = 32
-STATES_PER_THREAD = 16
 
 
 class Stream(NamedTuple):
@@ -92,31 +91,67 @@ def tiles_of(segment: tl.tensor, sizes: tl.tuple) -> tl.tuple:
 
 
 @triton.jit
-def address_of(
-    stream: tl.tuple, where: tl.tuple, step: tl.tensor, length: tl.tensor, DIRECTIONS: tl.constexpr
-) -> tl.tensor:
-    """Where the row that is visited at a step of the scan begins."""
+def addresses_of(
+    stream: tl.tuple,
+    where: tl.tuple,
+    first: tl.tensor,
+    length: tl.tensor,
+    COUNT: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+) -> tl.tuple:
+    """Where the rows begin that are visited at `COUNT` steps of the scan from `first` on."""
     direction, sample, group, backwards = where
     start = stream.data
     if DIRECTIONS == 2:
         if direction == 1:
             start = stream.other
-    row = tl.where(backwards, length - 1 - step, step).to(tl.int64)
-    return start + sample * stream.batch + group * stream.group + row * stream.time
+    start += sample * stream.batch + group * stream.group
+    addresses = ()
+    for index in tl.static_range(COUNT):
+        row = tl.where(backwards, length - 1 - first - index, first + index).to(tl.int64)
+        addresses = addresses + (start + row * stream.time,)
+    return addresses
 
 
 @triton.jit
 def load_rows(
-    stream: tl.tuple, where: tl.tuple, channels: tl.tuple, tile: tl.tensor, length: tl.tensor, DIRECTIONS: tl.constexpr
+    stream: tl.tuple,
+    where: tl.tuple,
+    channels: tl.tuple,
+    first: tl.tensor,
+    length: tl.tensor,
+    COUNT: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
 ) -> tl.tuple:
-    """A tile's rows of a stream in float32, each asked for before any is needed; zeros past the end."""
+    """`COUNT` rows of a stream in float32, each asked for before any is needed; zeros past the end."""
     channel, is_channel = channels
+    addresses = addresses_of(stream, where, first, length, COUNT, DIRECTIONS)
     rows = ()
-    for index in tl.static_range(TILE):
-        step = tile * TILE + index
-        address = address_of(stream, where, step, length, DIRECTIONS) + channel
-        rows = rows + (tl.load(address, mask=is_channel & (step < length), other=0.0).to(tl.float32),)
+    for index in tl.static_range(COUNT):
+        mask = is_channel & (length > first + index)
+        rows = rows + (tl.load(addresses[index] + channel, mask=mask, other=0.0).to(tl.float32),)
     return rows
+
+
+@triton.jit
+def load_columns(
+    stream: tl.tuple,
+    where: tl.tuple,
+    first: tl.tensor,
+    length: tl.tensor,
+    COUNT: tl.constexpr,
+    STATE: tl.constexpr,
+    STATES: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+) -> tl.tuple:
+    """`COUNT` rows of B or C as (states, 1) columns in float32; zeros past the end."""
+    n = tl.arange(0, STATES)
+    addresses = addresses_of(stream, where, first, length, COUNT, DIRECTIONS)
+    columns = ()
+    for index in tl.static_range(COUNT):
+        mask = (n < STATE) & (length > first + index)
+        columns = columns + (tl.load(addresses[index] + n, mask=mask, other=0.0).to(tl.float32)[:, None],)
+    return columns
 
 
 @triton.jit
@@ -125,32 +160,16 @@ def store_rows(
     rows: tl.tuple,
     where: tl.tuple,
     channels: tl.tuple,
-    tile: tl.tensor,
+    first: tl.tensor,
     length: tl.tensor,
+    COUNT: tl.constexpr,
     DIRECTIONS: tl.constexpr,
 ) -> None:
-    """Write a tile's rows."""
+    """Write `COUNT` rows, but none past the end."""
     channel, is_channel = channels
-    for index in tl.static_range(TILE):
-        step = tile * TILE + index
-        address = address_of(stream, where, step, length, DIRECTIONS) + channel
-        tl.store(address, rows[index], mask=is_channel & (step < length))
-
-
-@triton.jit
-def load_states(
-    stream: tl.tuple,
-    where: tl.tuple,
-    step: tl.tensor,
-    length: tl.tensor,
-    STATE: tl.constexpr,
-    STATES: tl.constexpr,
-    DIRECTIONS: tl.constexpr,
-) -> tl.tensor:
-    """A row of B or C as a (states, 1) column in float32; zeros past the end."""
-    n = tl.arange(0, STATES)
-    address = address_of(stream, where, step, length, DIRECTIONS) + n
-    return tl.load(address, mask=(n < STATE) & (step < length), other=0.0).to(tl.float32)[:, None]
+    addresses = addresses_of(stream, where, first, length, COUNT, DIRECTIONS)
+    for index in tl.static_range(COUNT):
+        tl.store(addresses[index] + channel, rows[index], mask=is_channel & (length > first + index))
 
 
 @triton.jit
@@ -202,16 +221,31 @@ def softplus(value: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def step_sizes(rows: tl.tuple, shift: tl.tensor, tile: tl.tensor, length: tl.tensor, SOFTPLUS: tl.constexpr) -> tl.tuple:
-    """A tile's step sizes from its rows of dt and the bias; zeros past the end, which leave the state as it is."""
+def step_sizes(
+    rows: tl.tuple,
+    shift: tl.tensor,
+    first: tl.tensor,
+    length: tl.tensor,
+    COUNT: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+) -> tl.tuple:
+    """Step sizes from rows of dt and the bias; zeros past the end, which leave the state as it is."""
     steps = ()
-    for index in tl.static_range(TILE):
+    for index in tl.static_range(COUNT):
         size = rows[index] + shift
         if SOFTPLUS:
             size = softplus(size)
-        step = tile * TILE + index
-        steps = steps + (tl.where(step < length, size, 0.0),)
+        steps = steps + (tl.where(length > first + index, size, 0.0),)
     return steps
+
+
+@triton.jit
+def gated(values: tl.tuple, zs: tl.tuple, COUNT: tl.constexpr) -> tl.tuple:
+    """Rows times SiLU of those of z."""
+    products = ()
+    for index in tl.static_range(COUNT):
+        products = products + (values[index] * zs[index] * sigmoid(zs[index]),)
+    return products
 
 
 def is_interpreted() -> bool:

@@ -174,7 +174,7 @@ def scan(operands: Sequence[Tensor], dt_softplus: bool, reverse: bool, checkpoin
         checkpoints: Whether to keep the states that the gradient needs.
 
     Returns:
-        Last states (directions, batch, channels, state); the states (directions, batch, tiles, state, channels), or an
+        Last states (directions, batch, channels, state); the states (directions, batch, tiles, channels, state), or an
         empty tensor without `checkpoints`; and each direction's output (batch, length, channels) in the dtype of x.
     """
     call = _call(operands, dt_softplus, reverse)
@@ -182,7 +182,7 @@ def scan(operands: Sequence[Tensor], dt_softplus: bool, reverse: bool, checkpoin
     batch, _, channels = call.x.shape
     outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in call.required("x")]
     last = call.empty(batch, channels, call.state)
-    kept = call.empty(batch, call.tiles, call.state, channels) if checkpoints else last.new_empty(0)
+    kept = call.empty(batch, call.tiles, channels, call.state) if checkpoints else last.new_empty(0)
     with on_device(call.x):
         starts = _starts(call, sizes, inputs, parameters)
         forward_kernels.scan_kernel[_grid(sizes, call.directions, {})](
@@ -204,7 +204,7 @@ def _scan_fake(operands: Sequence[Tensor], dt_softplus: bool, reverse: bool, che
     batch, _, channels = call.x.shape
     outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in call.required("x")]
     last = call.empty(batch, channels, call.state)
-    kept = call.empty(batch, call.tiles, call.state, channels) if checkpoints else last.new_empty(0)
+    kept = call.empty(batch, call.tiles, channels, call.state) if checkpoints else last.new_empty(0)
     return [last, kept, *outputs]
 
 

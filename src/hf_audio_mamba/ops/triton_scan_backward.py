@@ -1,7 +1,7 @@
 """Triton kernels of the selective scan's gradient.
 
-A program goes through the tiles of its segment from the last to the first. In each it recomputes the states from the
-tile's checkpoint, then follows the gradient of the state back. Sums over channels (dB, dC) are written once a block and
+A program goes through its segment's tiles from the last to the first, a part of a tile at a time. It recomputes the
+part's states from the tile's checkpoint, then follows the gradient of the state back. Sums over channels (dB, dC) are written once a block and
 those over time (dA, dD, the bias) once a segment and sample, to be added up afterwards: no atomics, so a gradient is
 the same at every run with the same blocks.
 """
@@ -17,9 +17,10 @@ from hf_audio_mamba.ops.triton_blocks import (
     TILE,
     Stream,
     cells_of,
+    gated,
+    load_columns,
     load_rates,
     load_rows,
-    load_states,
     load_vector,
     place_of,
     sigmoid,
@@ -27,8 +28,11 @@ from hf_audio_mamba.ops.triton_blocks import (
     store_rows,
     tiles_of,
 )
-from hf_audio_mamba.ops.triton_scan_forward import checkpoint_cells, gated
 from hf_audio_mamba.ops.triton_tuning import tuned_over_blocks
+
+PART = tl.constexpr(4)
+"""Steps whose states and rows are in registers at once: those of a whole tile would not fit."""
+PARTS = tl.constexpr(TILE.value // PART.value)
 
 
 class Gradients(NamedTuple):
@@ -80,30 +84,32 @@ def gradients_kernel(
     dD = tl.zeros((BLOCK,), tl.float32)
     dbias = tl.zeros((BLOCK,), tl.float32)
     first, last = tiles_of(segment, sizes)
-    for index in range(last - first):
-        tile = last - 1 - index
-        xs = load_rows(inputs.x, where, channels, tile, sizes.length, DIRECTIONS)
-        dts = load_rows(inputs.dt, where, channels, tile, sizes.length, DIRECTIONS)
-        dys = load_rows(gradients.dy, where, channels, tile, sizes.length, DIRECTIONS)
-        zs = dys
-        if GATED:
-            zs = load_rows(inputs.z, where, channels, tile, sizes.length, DIRECTIONS)
-            dys = gated(dys, zs)
-        steps = step_sizes(dts, shift, tile, sizes.length, SOFTPLUS)
-        h = load_checkpoint(checkpoints, sample, tile, channels, sizes, STATE, STATES)
-        pasts, h = recompute(h, rate, steps, xs, inputs.B, where, tile, sizes.length, STATE, STATES, DIRECTIONS)
-        now = (pasts, h, g, dA, xs, steps, dys)
-        g, dA, dxs, dsteps, ys = follow_back(
-            now, inputs, gradients, (rate, skip), where, block, tile, sizes, STATE, STATES, DIRECTIONS, BLOCK
+    for index in range((last - first) * PARTS):
+        part = last * PARTS - 1 - index
+        now = part * PART
+        slot = sample * tl.cdiv(sizes.length, TILE) + part // PARTS
+        h = tl.load(checkpoints + slot * sizes.channels * STATE + cell, mask=inside, other=0.0)
+        for earlier in range(now - part % PARTS * PART, now, PART):
+            _, _, _, _, h = advance(
+                h, rate, shift, inputs, where, channels, earlier, sizes.length, STATE, STATES, DIRECTIONS, SOFTPLUS
+            )
+        xs, dts, steps, pasts, h = advance(
+            h, rate, shift, inputs, where, channels, now, sizes.length, STATE, STATES, DIRECTIONS, SOFTPLUS
         )
-        ddts, tile_dbias = through_steps(dsteps, dts, shift, tile, sizes.length, SOFTPLUS)
-        dbias += tile_dbias
-        dD += sum_of_products(dys, xs)
-        store_rows(gradients.dx, dxs, where, channels, tile, sizes.length, DIRECTIONS)
-        store_rows(gradients.ddt, ddts, where, channels, tile, sizes.length, DIRECTIONS)
+        dys = load_rows(gradients.dy, where, channels, now, sizes.length, PART, DIRECTIONS)
         if GATED:
-            dys = load_rows(gradients.dy, where, channels, tile, sizes.length, DIRECTIONS)
-            store_rows(gradients.dz, through_gate(dys, ys, zs), where, channels, tile, sizes.length, DIRECTIONS)
+            dys = gated(dys, load_rows(inputs.z, where, channels, now, sizes.length, PART, DIRECTIONS), PART)
+        scanned = (pasts, h, g, dA, xs, steps, dys, rate, skip)
+        g, dA, dxs, dsteps, ys = follow_back(
+            scanned, inputs, gradients, where, block, now, sizes, STATE, STATES, DIRECTIONS, BLOCK
+        )
+        ddts, added = through_steps(dsteps, dts, shift, now, sizes.length, SOFTPLUS)
+        dbias += added
+        dD += sum_of_products(dys, xs)
+        store_rows(gradients.dx, dxs, where, channels, now, sizes.length, PART, DIRECTIONS)
+        store_rows(gradients.ddt, ddts, where, channels, now, sizes.length, PART, DIRECTIONS)
+        if GATED:
+            through_gate(ys, inputs.z, gradients.dy, gradients.dz, where, channels, now, sizes.length, DIRECTIONS)
     tl.store(gradients.dA + place * STATE + cell, dA, mask=inside)
     tl.store(gradients.dD + place + channels[0], dD, mask=channels[1])
     tl.store(gradients.dbias + place + channels[0], dbias, mask=channels[1])
@@ -112,81 +118,67 @@ def gradients_kernel(
 
 
 @triton.jit
-def load_checkpoint(
-    checkpoints: tl.tensor,
-    sample: tl.tensor,
-    tile: tl.tensor,
-    channels: tl.tuple,
-    sizes: tl.tuple,
-    STATE: tl.constexpr,
-    STATES: tl.constexpr,
-) -> tl.tensor:
-    """The state before a tile."""
-    inside = (tl.arange(0, STATES) < STATE)[:, None] & channels[1][None, :]
-    cells = checkpoint_cells(sample, tile, channels, sizes, STATE, STATES)
-    return tl.load(checkpoints + cells, mask=inside, other=0.0)
-
-
-@triton.jit
-def recompute(
+def advance(
     h: tl.tensor,
     rate: tl.tensor,
-    steps: tl.tuple,
-    xs: tl.tuple,
-    B: tl.tuple,
+    shift: tl.tensor,
+    inputs: tl.tuple,
     where: tl.tuple,
-    tile: tl.tensor,
+    channels: tl.tuple,
+    now: tl.tensor,
     length: tl.tensor,
     STATE: tl.constexpr,
     STATES: tl.constexpr,
     DIRECTIONS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
 ) -> tl.tuple:
-    """States before each step of a tile, and the one after its last."""
+    """Rows of x, rows of dt, step sizes and states before each step of a part, and the state after it."""
+    xs = load_rows(inputs.x, where, channels, now, length, PART, DIRECTIONS)
+    dts = load_rows(inputs.dt, where, channels, now, length, PART, DIRECTIONS)
+    steps = step_sizes(dts, shift, now, length, PART, SOFTPLUS)
+    Bs = load_columns(inputs.B, where, now, length, PART, STATE, STATES, DIRECTIONS)
     pasts = ()
-    for index in tl.static_range(TILE):
+    for index in tl.static_range(PART):
         pasts = pasts + (h,)
-        column = load_states(B, where, tile * TILE + index, length, STATE, STATES, DIRECTIONS)
-        h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * column
-    return pasts, h
+        h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * Bs[index]
+    return xs, dts, steps, pasts, h
 
 
 @triton.jit
 def follow_back(
-    now: tl.tuple,
+    scanned: tl.tuple,
     inputs: tl.tuple,
     gradients: tl.tuple,
-    parameters: tl.tuple,
     where: tl.tuple,
     block: tl.tensor,
-    tile: tl.tensor,
+    now: tl.tensor,
     sizes: tl.tuple,
     STATE: tl.constexpr,
     STATES: tl.constexpr,
     DIRECTIONS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tuple:
-    """One tile of the gradient's recurrence, written into dB and dC; `dys` are those behind the gate.
+    """The gradient's recurrence over one part, written into dB and dC; `dys` are those behind the gate.
 
     Returns:
-        `g` before the tile, `dA` so far, and the tile's rows of dx, of the gradient of the step sizes, and of the
+        `g` before the part, `dA` so far, and the part's rows of dx, of the gradient of the step sizes, and of the
         output before the gate.
     """
-    pasts, h, g, dA, xs, steps, dys = now
-    rate, skip = parameters
+    pasts, h, g, dA, xs, steps, dys, rate, skip = scanned
+    n = tl.arange(0, STATES)
+    Bs = load_columns(inputs.B, where, now, sizes.length, PART, STATE, STATES, DIRECTIONS)
+    Cs = load_columns(inputs.C, where, now, sizes.length, PART, STATE, STATES, DIRECTIONS)
     dxs, dsteps, ys = (), (), ()
-    for index in tl.static_range(TILE - 1, -1, -1):
-        step = tile * TILE + index
-        B = load_states(inputs.B, where, step, sizes.length, STATE, STATES, DIRECTIONS)
-        C = load_states(inputs.C, where, step, sizes.length, STATE, STATES, DIRECTIONS)
+    for index in tl.static_range(PART - 1, -1, -1):
         decay = tl.exp2(steps[index][None, :] * rate)
-        g += dys[index][None, :] * C
-        gB = tl.sum(g * B, 0)
+        g += dys[index][None, :] * Cs[index]
+        gB = tl.sum(g * Bs[index], 0)
         kept = g * decay * pasts[index]
-        cells = row_cells(where, block, step, sizes, BLOCK) * STATE + tl.arange(0, STATES)
-        is_row = (tl.arange(0, STATES) < STATE) & (step < sizes.length)
+        cells = row_cells(where, block, now + index, sizes, BLOCK) * STATE + n
+        is_row = (n < STATE) & (sizes.length > now + index)
         tl.store(gradients.dB + cells, tl.sum(g * (steps[index] * xs[index])[None, :], 1), mask=is_row)
         tl.store(gradients.dC + cells, tl.sum(h * dys[index][None, :], 1), mask=is_row)
-        ys = (tl.sum(h * C, 0) + skip * xs[index],) + ys
+        ys = (tl.sum(h * Cs[index], 0) + skip * xs[index],) + ys
         dxs = (skip * dys[index] + steps[index] * gB,) + dxs
         dsteps = (xs[index] * gB + LN_2 * tl.sum(kept * rate, 0),) + dsteps
         dA += kept * steps[index][None, :]
@@ -206,9 +198,9 @@ def row_cells(where: tl.tuple, block: tl.tensor, step: tl.tensor, sizes: tl.tupl
 
 @triton.jit
 def sum_of_products(left: tl.tuple, right: tl.tuple) -> tl.tensor:
-    """Sum over a tile's rows."""
+    """Sum over a part's rows."""
     total = left[0] * right[0]
-    for index in tl.static_range(1, TILE):
+    for index in tl.static_range(1, PART):
         total += left[index] * right[index]
     return total
 
@@ -218,31 +210,42 @@ def through_steps(
     dsteps: tl.tuple,
     dts: tl.tuple,
     shift: tl.tensor,
-    tile: tl.tensor,
+    now: tl.tensor,
     length: tl.tensor,
     SOFTPLUS: tl.constexpr,
 ) -> tl.tuple:
     """Rows of ddt from the gradients of the step sizes, and their sum, without those past the end."""
     rows = ()
     total = tl.zeros_like(shift)
-    for index in tl.static_range(TILE):
+    for index in tl.static_range(PART):
         row = dsteps[index]
         if SOFTPLUS:
             row = row * sigmoid(dts[index] + shift)
         rows = rows + (row,)
-        step = tile * TILE + index
-        total += tl.where(step < length, row, 0.0)
+        total += tl.where(length > now + index, row, 0.0)
     return rows, total
 
 
 @triton.jit
-def through_gate(dys: tl.tuple, ys: tl.tuple, zs: tl.tuple) -> tl.tuple:
-    """Rows of dz from those of dy, of the output before the gate, and of z."""
-    rows = ()
-    for index in tl.static_range(TILE):
-        open_part = sigmoid(zs[index])
-        rows = rows + (dys[index] * ys[index] * open_part * (1.0 + zs[index] * (1.0 - open_part)),)
-    return rows
+def through_gate(
+    ys: tl.tuple,
+    z: tl.tuple,
+    dy: tl.tuple,
+    dz: tl.tuple,
+    where: tl.tuple,
+    channels: tl.tuple,
+    now: tl.tensor,
+    length: tl.tensor,
+    DIRECTIONS: tl.constexpr,
+) -> None:
+    """Write a part's rows of dz, from those of the output before the gate."""
+    zs = load_rows(z, where, channels, now, length, PART, DIRECTIONS)
+    dys = load_rows(dy, where, channels, now, length, PART, DIRECTIONS)
+    dzs = ()
+    for index in tl.static_range(PART):
+        opened = sigmoid(zs[index])
+        dzs = dzs + (dys[index] * ys[index] * opened * (1.0 + zs[index] * (1.0 - opened)),)
+    store_rows(dz, dzs, where, channels, now, length, PART, DIRECTIONS)
 
 
 @tuned_over_blocks
@@ -273,14 +276,15 @@ def segment_gradients_kernel(
     first, last = tiles_of(segment, sizes)
     for index in range(last - first):
         tile = last - 1 - index
-        dys = load_rows(dy, where, channels, tile, sizes.length, DIRECTIONS)
+        now = tile * TILE
+        dys = load_rows(dy, where, channels, now, sizes.length, TILE, DIRECTIONS)
         if GATED:
-            dys = gated(dys, load_rows(inputs.z, where, channels, tile, sizes.length, DIRECTIONS))
-        steps = load_rows(inputs.dt, where, channels, tile, sizes.length, DIRECTIONS)
-        steps = step_sizes(steps, shift, tile, sizes.length, SOFTPLUS)
+            dys = gated(dys, load_rows(inputs.z, where, channels, now, sizes.length, TILE, DIRECTIONS), TILE)
+        steps = load_rows(inputs.dt, where, channels, now, sizes.length, TILE, DIRECTIONS)
+        steps = step_sizes(steps, shift, now, sizes.length, TILE, SOFTPLUS)
+        Cs = load_columns(inputs.C, where, now, sizes.length, TILE, STATE, STATES, DIRECTIONS)
         for row in tl.static_range(TILE - 1, -1, -1):
-            C = load_states(inputs.C, where, tile * TILE + row, sizes.length, STATE, STATES, DIRECTIONS)
-            g = tl.exp2(steps[row][None, :] * rate) * (g + dys[row][None, :] * C)
+            g = tl.exp2(steps[row][None, :] * rate) * (g + dys[row][None, :] * Cs[row])
             duration += steps[row]
     place = ((where[0] * sizes.batch + where[1]) * sizes.segments + segment) * sizes.channels
     tl.store(ends + place * STATE + cell, g, mask=inside)

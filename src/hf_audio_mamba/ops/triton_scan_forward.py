@@ -13,12 +13,12 @@ from torch import Tensor
 from hf_audio_mamba.ops.triton_blocks import (
     TILE,
     cells_of,
+    gated,
+    load_columns,
     load_rates,
     load_rows,
-    load_states,
     load_vector,
     place_of,
-    sigmoid,
     step_sizes,
     store_rows,
     tiles_of,
@@ -31,7 +31,7 @@ class States(NamedTuple):
 
     starts: Tensor  # before each segment, (directions, batch, segments, channels, state)
     last: Tensor  # after the last step, (directions, batch, channels, state)
-    checkpoints: Tensor  # before each tile, (directions, batch, tiles, state, channels)
+    checkpoints: Tensor  # before each tile, (directions, batch, tiles, channels, state)
 
 
 @tuned_over_blocks
@@ -66,62 +66,24 @@ def scan_kernel(
         h = tl.load(states.starts + (sample * sizes.segments + segment) * state_size + cell, mask=inside, other=0.0)
     first, last = tiles_of(segment, sizes)
     for tile in range(first, last):
+        now = tile * TILE
         if CHECKPOINTS:
-            store_checkpoint(states.checkpoints, h, sample, tile, channels, sizes, STATE, STATES)
-        xs = load_rows(inputs.x, where, channels, tile, sizes.length, DIRECTIONS)
-        steps = load_rows(inputs.dt, where, channels, tile, sizes.length, DIRECTIONS)
-        steps = step_sizes(steps, shift, tile, sizes.length, SOFTPLUS)
+            slot = sample * tl.cdiv(sizes.length, TILE) + tile
+            tl.store(states.checkpoints + slot * state_size + cell, h, mask=inside)
+        xs = load_rows(inputs.x, where, channels, now, sizes.length, TILE, DIRECTIONS)
+        steps = load_rows(inputs.dt, where, channels, now, sizes.length, TILE, DIRECTIONS)
+        steps = step_sizes(steps, shift, now, sizes.length, TILE, SOFTPLUS)
+        Bs = load_columns(inputs.B, where, now, sizes.length, TILE, STATE, STATES, DIRECTIONS)
+        Cs = load_columns(inputs.C, where, now, sizes.length, TILE, STATE, STATES, DIRECTIONS)
         ys = ()
         for index in tl.static_range(TILE):
-            step = tile * TILE + index
-            B = load_states(inputs.B, where, step, sizes.length, STATE, STATES, DIRECTIONS)
-            C = load_states(inputs.C, where, step, sizes.length, STATE, STATES, DIRECTIONS)
-            h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * B
-            ys = ys + (tl.sum(h * C, 0) + skip * xs[index],)
+            h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * Bs[index]
+            ys = ys + (tl.sum(h * Cs[index], 0) + skip * xs[index],)
         if GATED:
-            ys = gated(ys, load_rows(inputs.z, where, channels, tile, sizes.length, DIRECTIONS))
-        store_rows(y, ys, where, channels, tile, sizes.length, DIRECTIONS)
+            ys = gated(ys, load_rows(inputs.z, where, channels, now, sizes.length, TILE, DIRECTIONS), TILE)
+        store_rows(y, ys, where, channels, now, sizes.length, TILE, DIRECTIONS)
     if segment == sizes.segments - 1:
         tl.store(states.last + sample * state_size + cell, h, mask=inside)
-
-
-@triton.jit
-def gated(values: tl.tuple, zs: tl.tuple) -> tl.tuple:
-    """A tile's rows times SiLU of those of z."""
-    products = ()
-    for index in tl.static_range(TILE):
-        products = products + (values[index] * zs[index] * sigmoid(zs[index]),)
-    return products
-
-
-@triton.jit
-def checkpoint_cells(
-    sample: tl.tensor,
-    tile: tl.tensor,
-    channels: tl.tuple,
-    sizes: tl.tuple,
-    STATE: tl.constexpr,
-    STATES: tl.constexpr,
-) -> tl.tensor:
-    """Places of a tile's (states, channels) among the checkpoints."""
-    first = (sample * tl.cdiv(sizes.length, TILE) + tile) * STATE
-    return (first + tl.arange(0, STATES)[:, None]) * sizes.channels + channels[0][None, :]
-
-
-@triton.jit
-def store_checkpoint(
-    checkpoints: tl.tensor,
-    h: tl.tensor,
-    sample: tl.tensor,
-    tile: tl.tensor,
-    channels: tl.tuple,
-    sizes: tl.tuple,
-    STATE: tl.constexpr,
-    STATES: tl.constexpr,
-) -> None:
-    """Keep the state before a tile."""
-    inside = (tl.arange(0, STATES) < STATE)[:, None] & channels[1][None, :]
-    tl.store(checkpoints + checkpoint_cells(sample, tile, channels, sizes, STATE, STATES), h, mask=inside)
 
 
 @tuned_over_blocks
@@ -150,13 +112,13 @@ def segment_states_kernel(
     duration = tl.zeros((BLOCK,), tl.float32)
     first, last = tiles_of(segment, sizes)
     for tile in range(first, last):
-        xs = load_rows(inputs.x, where, channels, tile, sizes.length, DIRECTIONS)
-        steps = load_rows(inputs.dt, where, channels, tile, sizes.length, DIRECTIONS)
-        steps = step_sizes(steps, shift, tile, sizes.length, SOFTPLUS)
+        now = tile * TILE
+        xs = load_rows(inputs.x, where, channels, now, sizes.length, TILE, DIRECTIONS)
+        steps = load_rows(inputs.dt, where, channels, now, sizes.length, TILE, DIRECTIONS)
+        steps = step_sizes(steps, shift, now, sizes.length, TILE, SOFTPLUS)
+        Bs = load_columns(inputs.B, where, now, sizes.length, TILE, STATE, STATES, DIRECTIONS)
         for index in tl.static_range(TILE):
-            step = tile * TILE + index
-            B = load_states(inputs.B, where, step, sizes.length, STATE, STATES, DIRECTIONS)
-            h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * B
+            h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * Bs[index]
             duration += steps[index]
     place = (sample * sizes.segments + segment) * sizes.channels
     tl.store(states + place * STATE + cell, h, mask=inside)

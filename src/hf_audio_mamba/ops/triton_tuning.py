@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hf_audio_mamba.ops.triton_blocks import LANES, STATES_PER_THREAD, TILE, is_interpreted
+from hf_audio_mamba.ops.triton_blocks import LANES, TILE, is_interpreted
 
 WARPS_PER_PROCESSOR = 8
 """Warps in flight on a multiprocessor below which the length is cut: two for each of its four schedulers."""
@@ -19,27 +19,20 @@ MIN_SEGMENTS, MAX_SEGMENTS = 3, 64
 MIN_SEGMENT_TILES = 4
 
 
-def _warps(block: int, states: int) -> int:
-    """Warps of a program: 32 channels each, and no more than 16 states a thread."""
-    return block // LANES * max(1, states // STATES_PER_THREAD)
-
-
 def _suitable(configs: list[Any], arguments: dict[str, Any], **options: Any) -> list[Any]:
-    """Configurations that suit the number of states and have no block beyond the channels of a group."""
-    named = arguments | options
-    sizes, states = named["sizes"], named["STATES"]
-    largest = max(LANES, triton.next_power_of_2(sizes.channels // sizes.groups))
-    return [c for c in configs if c.num_warps == _warps(c.kwargs["BLOCK"], states) and c.kwargs["BLOCK"] <= largest]
+    """Configurations that give a thread 8 or 16 states, or one or two channels where those have less than 8."""
+    states = (arguments | options)["STATES"]
+    wanted = {8, 16} if states >= 8 else {states, 2 * states}
+    return [c for c in configs if states * c.kwargs["BLOCK"] // (LANES * c.num_warps) in wanted]
 
 
 def tuned_over_blocks(kernel: Any) -> Any:
-    """Give a scan kernel the argument `BLOCK`, measured once for each number of states, channels and scale of work."""
+    """Give a scan kernel the argument `BLOCK`, measured once for each number of states and scale of work."""
     if is_interpreted():
         return triton.autotune([triton.Config({"BLOCK": LANES}, num_warps=1)], key=[])(kernel)
-    shapes = sorted({(block, _warps(block, states)) for block in (32, 64, 128) for states in (1, 32, 64)})
-    configs = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in shapes]
+    shapes = [(block, warps) for block in (32, 64) for warps in (1, 2, 4, 8)]
     return triton.autotune(
-        configs,
+        [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in shapes],
         key=["STATES", "tuning_key"],
         prune_configs_by={"early_config_prune": _suitable},
         do_bench=_time,
