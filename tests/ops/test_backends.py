@@ -1,5 +1,6 @@
 """Which backend runs: who may ask for one, and what happens where it is missing or wrong."""
 
+import sys
 import threading
 import warnings
 
@@ -18,6 +19,7 @@ from hf_audio_mamba.ops import (
     scan_backend,
     selective_scan,
     shifted_conv,
+    triton_gpu,
 )
 from hf_audio_mamba.ops.row_order import conv_with_order, scan_with_order
 from tests.ops.numba_cases import conv_case, converted, scan_case
@@ -40,6 +42,7 @@ def fresh_choice(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(backends, "_warned", set())
     monkeypatch.setattr(numba_cpu, "unavailable_reason", lambda: None)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 @pytest.fixture
@@ -94,7 +97,44 @@ def test_auto_is_numba_on_the_cpu(operation, dtype, calls):
 def test_auto_is_torch_in_float64_and_elsewhere(operation, calls):
     operation(torch.float64)
     assert calls == ["torch"]
-    assert backends.choose(None, "cuda", torch.float32, "scan", (4, 1, 1, 1, 0, 0)) == "torch"
+    assert backends.choose(None, "mps", torch.float32, "scan", (4, 1, 1, 1, 0, 0)) == "torch"
+
+
+def test_auto_is_triton_on_cuda(monkeypatch):
+    monkeypatch.setattr(triton_gpu, "unavailable_reason", lambda: None)
+    asked = []
+    monkeypatch.setattr(backends.self_check, "problem", lambda *call: asked.append(call))
+    variant = (4, 1, 1, 1, 0, 0)
+    assert backends.choose(None, "cuda", torch.bfloat16, "scan", variant) == "triton"
+    ((operation, _, checked, device),) = asked
+    assert (operation, checked, device) == ("scan", variant, "cuda")
+    assert available_backends("cuda") == ["triton", "torch", "reference"]
+    assert backends.choose(None, "cuda", torch.float64, "scan", variant) == "torch"
+    with pytest.raises(BackendError, match=r"'triton' computes on 'cuda' only, not on 'cpu'.*: numba, torch"):
+        scan(backend="triton")
+
+
+def test_on_cuda_without_triton_auto_is_torch_with_one_warning(monkeypatch):
+    monkeypatch.setattr(triton_gpu, "unavailable_reason", lambda: "No module named 'triton'")
+    with pytest.warns(RuntimeWarning, match="'triton' is not used: No module named 'triton'"):
+        assert backends.choose(None, "cuda", torch.float32, "scan", (4, 1, 1, 1, 0, 0)) == "torch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose(None, "cuda", torch.float32, "scan", (4, 1, 1, 1, 0, 0)) == "torch"
+
+
+def test_triton_is_not_used_where_it_was_not_tested(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert "AMD" in triton_gpu.unavailable_reason.__wrapped__()
+
+
+def test_a_machine_without_triton_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in ("triton_conv", "triton_scan", "triton_blocks"):
+        monkeypatch.delitem(sys.modules, f"hf_audio_mamba.ops.{name}", raising=False)
+        monkeypatch.delattr(f"hf_audio_mamba.ops.{name}", raising=False)
+    assert "pip install -U triton" in triton_gpu.unavailable_reason.__wrapped__()
+    assert not triton_gpu.is_interpreted()
 
 
 @OPERATIONS

@@ -21,8 +21,11 @@ from hf_audio_mamba.ops.row_order import conv_with_order, scan_with_order
 
 ENVIRONMENT_VARIABLE = "HF_AUDIO_MAMBA_SCAN"
 AUTO = "auto"
-PREFERENCE = ("numba", "torch", "mamba_ssm", "reference")
+PREFERENCE = ("triton", "numba", "torch", "mamba_ssm", "reference")
 """All backends in the order in which `auto` tries them. torch serves everything, so those after it run on request."""
+
+COMPILED = ("triton", "numba")
+"""Those whose kernels are compiled on this machine."""
 
 _requested: ContextVar[str | None] = ContextVar("hf_audio_mamba_scan_backend", default=None)
 _warned: set[str] = set()
@@ -72,8 +75,8 @@ def problems(device: torch.device | str, dtype: torch.dtype = torch.float32) -> 
     return {
         name: _unserved(name, kind, dtype)
         or _unusable(name)
-        or _incorrect(name, "scan", (16, 1, True, True, False, True))
-        or _incorrect(name, "conv", (4, True, False, True))
+        or _incorrect(name, "scan", (16, 1, True, True, False, True), kind)
+        or _incorrect(name, "conv", (4, True, False, True), kind)
         for name in PREFERENCE
     }
 
@@ -110,7 +113,7 @@ def choose_now(backend: str | None, device: str, dtype: torch.dtype, operation: 
     name, source = _request(backend)
     if name != AUTO:
         _check_usable(name, source)
-        problem = _unserved(name, device, dtype) or _incorrect(name, operation, variant)
+        problem = _unserved(name, device, dtype) or _incorrect(name, operation, variant, device)
         if problem is not None:
             raise BackendError(
                 f"{source}: the backend {name!r} {problem}. Usable for {dtype} on {device!r}: "
@@ -118,9 +121,9 @@ def choose_now(backend: str | None, device: str, dtype: torch.dtype, operation: 
             )
         return name
     for candidate in PREFERENCE:
-        if _unserved(candidate, device, dtype) is not None:
-            continue
-        problem = _unusable(candidate) or _incorrect(candidate, operation, variant)
+        if _unserved(candidate, device, dtype) is not None or (candidate == "triton" and device == "cpu"):
+            continue  # triton on a CPU is an interpreter, for whoever asks for it by name
+        problem = _unusable(candidate) or _incorrect(candidate, operation, variant, device)
         if problem is None:
             return candidate
         _warn_once(candidate, problem)
@@ -171,13 +174,21 @@ def _numba() -> Any:
     return numba_cpu
 
 
+def _triton() -> Any:
+    from hf_audio_mamba.ops import triton_gpu
+
+    return triton_gpu
+
+
 _SCANS: dict[str, Callable[[], Callable[..., tuple[Tensor, Tensor]]]] = {
+    "triton": lambda: scan_with_order(_triton().selective_scan),
     "numba": lambda: _numba().selective_scan,
     "torch": lambda: scan_with_order(chunked.selective_scan),
     "mamba_ssm": lambda: scan_with_order(mamba_ssm_cuda.selective_scan),
     "reference": lambda: scan_with_order(reference.selective_scan),
 }
 _CONVS: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    "triton": lambda: conv_with_order(_triton().causal_conv1d_silu),
     "numba": lambda: _numba().causal_conv1d_silu,
     "torch": lambda: conv_with_order(shifted_conv.causal_conv1d_silu),
     "mamba_ssm": lambda: conv_with_order(shifted_conv.causal_conv1d_silu),  # it has no convolution of its own
@@ -212,28 +223,36 @@ def _unserved(name: str, device: str, dtype: torch.dtype) -> str | None:
     """Why a backend is not made for such tensors, or None."""
     if name == "numba" and device != "cpu":
         return f"computes on the CPU only, not on {device!r}"
-    if name == "numba" and dtype == torch.float64:
+    if name == "triton" and device != _triton_device():
+        return f"computes on {_triton_device()!r} only, not on {device!r}"
+    if name in COMPILED and dtype == torch.float64:
         return "computes in float32 only, not in float64"
     return mamba_ssm_cuda.unserved_reason(device, dtype) if name == "mamba_ssm" else None
+
+
+def _triton_device() -> str:
+    # The variable is looked at first: on a CPU without it, triton need not be imported.
+    return "cpu" if os.environ.get("TRITON_INTERPRET") and _triton().is_interpreted() else "cuda"
 
 
 def _unusable(name: str) -> str | None:
     """Why a backend does not work on this machine, or None."""
     if name == "mamba_ssm":
         return mamba_ssm_cuda.unavailable_reason()
-    if name != "numba":
+    if name not in COMPILED:
         return None
     try:
-        return _numba().unavailable_reason()  # type: ignore[no-any-return]  # numba is untyped
+        module = _numba() if name == "numba" else _triton()
+        return module.unavailable_reason()  # type: ignore[no-any-return]  # numba is untyped
     except ImportError as error:
         return str(error)
 
 
-def _incorrect(name: str, operation: str, variant: tuple[int, ...]) -> str | None:
-    """Why a backend's results cannot be trusted, or None. Only numba compiles on this machine what it then runs."""
-    if name != "numba":
+def _incorrect(name: str, operation: str, variant: tuple[int, ...], device: str) -> str | None:
+    """Why a backend's results cannot be trusted, or None. Only what was compiled on this machine need be checked."""
+    if name not in COMPILED or (name == "triton" and operation not in ("scan", "conv")):
         return None
-    return self_check.problem(operation, _OPERATIONS[operation](name), variant)
+    return self_check.problem(operation, _OPERATIONS[operation](name), variant, device)
 
 
 _OPERATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {

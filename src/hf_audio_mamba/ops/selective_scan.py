@@ -121,7 +121,7 @@ def selective_scan(
         UsageError: If `out` is given where a gradient is needed.
         BackendError: If the backend asked for is unknown or cannot serve the call.
     """
-    _check(x, dt, A, B, C, D, z, dt_bias, initial_state)
+    check_operands(x, dt, A, B, C, D, z, dt_bias, initial_state)
     check_row_order(NAME, x, order, lengths)
     if B.ndim == 3:
         B, C = B.unsqueeze(2), C.unsqueeze(2)
@@ -148,7 +148,7 @@ def _check_out(out: Tensor, x: Tensor, needs_backward: bool) -> None:
         raise UsageError(f"{NAME}: out cannot be used where a gradient is needed; leave it out or use torch.no_grad().")
 
 
-def _check(
+def check_operands(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -159,6 +159,11 @@ def _check(
     dt_bias: Tensor | None,
     initial_state: Tensor | None,
 ) -> None:
+    """Check ranks, sizes, dtypes and devices of what `selective_scan` is given.
+
+    Raises:
+        ShapeError: If one is wrong; the message names it.
+    """
     check_input(NAME, x)
     batch, length, channels = x.shape
     if A.ndim != 2 or A.shape[1] == 0:

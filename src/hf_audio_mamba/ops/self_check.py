@@ -22,7 +22,7 @@ BATCH, LENGTH, CHANNELS_PER_GROUP = 2, 37, 24
 
 
 @lru_cache(maxsize=256)
-def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, ...]) -> str | None:
+def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, ...], device: str = "cpu") -> str | None:
     """Why a kernel may not be used, or None; computed once for each kernel variant in a process.
 
     Args:
@@ -32,6 +32,7 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
             needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
             (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
             `"mixer_step"`: (width, state size, has_norm, False).
+        device: Where the candidate computes; the reference does on the CPU.
     """
     *call, needs_backward = variant
     try:
@@ -40,8 +41,8 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
             tensors, options = arguments(*call)
             if states:
                 truth, candidate = _on_copies(states, truth), _on_copies(states, candidate)
-            expected = _results(partial(truth, **options), tensors)
-            actual = _results(partial(candidate, **options), tensors)
+            expected = _results(partial(truth, **options), tensors, "cpu")
+            actual = _results(partial(candidate, **options), tensors, device)
     except Exception as error:  # whatever the kernel's compiler or runtime raises, the answer is not to use it
         return f"its self-check failed ({type(error).__name__}: {error})"
     for got, wanted in zip(actual, expected, strict=True):
@@ -129,18 +130,19 @@ class _Draw:
         return torch.randn(shape, generator=self._generator, device="cpu", dtype=torch.float32)
 
 
-def _results(function: Callable[..., Any], tensors: list[Tensor | None]) -> list[Tensor]:
-    """Outputs, then gradients of all inputs where gradients are enabled."""
+def _results(function: Callable[..., Any], tensors: list[Tensor | None], device: str) -> list[Tensor]:
+    """Outputs, then gradients of all inputs where gradients are enabled, computed on a device, on the CPU."""
     backward = torch.is_grad_enabled()
-    leaves = [None if t is None else t.detach().requires_grad_(backward) for t in tensors]
+    leaves = [None if t is None else t.detach().to(device).requires_grad_(backward) for t in tensors]
     outputs = function(*leaves)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     if not backward:
-        return outputs
+        return [output.cpu() for output in outputs]
     # The cosine makes the incoming gradient differ from element to element.
-    gradients = [torch.cos(torch.arange(o.numel(), dtype=o.dtype, device="cpu")).view_as(o) for o in outputs]
+    gradients = [torch.cos(torch.arange(o.numel(), dtype=o.dtype, device=device)).view_as(o) for o in outputs]
     inputs = [leaf for leaf in leaves if leaf is not None]
-    return [*(o.detach() for o in outputs), *torch.autograd.grad(outputs, inputs, gradients)]
+    results = [*(o.detach() for o in outputs), *torch.autograd.grad(outputs, inputs, gradients)]
+    return [result.cpu() for result in results]
 
 
 _CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {

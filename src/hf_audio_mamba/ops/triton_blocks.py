@@ -106,7 +106,7 @@ def addresses_of(
         if direction == 1:
             start = stream.other
     start += sample * stream.batch + group * stream.group
-    addresses = ()
+    addresses: tl.tuple = ()
     for index in tl.static_range(COUNT):
         row = tl.where(backwards, length - 1 - first - index, first + index).to(tl.int64)
         addresses = addresses + (start + row * stream.time,)
@@ -126,7 +126,7 @@ def load_rows(
     """`COUNT` rows of a stream in float32, each asked for before any is needed; zeros past the end."""
     channel, is_channel = channels
     addresses = addresses_of(stream, where, first, length, COUNT, DIRECTIONS)
-    rows = ()
+    rows: tl.tuple = ()
     for index in tl.static_range(COUNT):
         mask = is_channel & (length > first + index)
         rows = rows + (tl.load(addresses[index] + channel, mask=mask, other=0.0).to(tl.float32),)
@@ -147,7 +147,7 @@ def load_columns(
     """`COUNT` rows of B or C as (states, 1) columns in float32; zeros past the end."""
     n = tl.arange(0, STATES)
     addresses = addresses_of(stream, where, first, length, COUNT, DIRECTIONS)
-    columns = ()
+    columns: tl.tuple = ()
     for index in tl.static_range(COUNT):
         mask = (n < STATE) & (length > first + index)
         columns = columns + (tl.load(addresses[index] + n, mask=mask, other=0.0).to(tl.float32)[:, None],)
@@ -181,21 +181,28 @@ def cells_of(channels: tl.tuple, STATE: tl.constexpr, STATES: tl.constexpr) -> t
 
 
 @triton.jit
-def load_rates(
-    A: tl.tensor, direction: tl.tensor, cells: tl.tuple, channels: tl.tensor, STATE: tl.constexpr
-) -> tl.tensor:
-    """`A log2(e)`, with infinities made finite so that steps of size 0 keep the state; NaN stays."""
-    cell, inside = cells
-    rate = tl.load(A + direction * channels * STATE + cell, mask=inside, other=0.0) * LOG2_E
-    rate = tl.minimum(rate, LARGEST, propagate_nan=tl.PropagateNan.ALL)
-    return tl.maximum(rate, -LARGEST, propagate_nan=tl.PropagateNan.ALL)
+def load_parameters(
+    parameters: tl.tuple,
+    direction: tl.tensor,
+    channels: tl.tuple,
+    cells: tl.tuple,
+    count: tl.tensor,
+    STATE: tl.constexpr,
+) -> tl.tuple:
+    """A block's rates `A log2(e)`, values of D and biases; `count` is the number of channels."""
+    first = direction * count + channels[0]
+    skip = tl.load(parameters.D + first, mask=channels[1], other=0.0)
+    shift = tl.load(parameters.bias + first, mask=channels[1], other=0.0)
+    return load_rates(parameters.A, direction, cells, count, STATE), skip, shift
 
 
 @triton.jit
-def load_vector(vector: tl.tensor, direction: tl.tensor, channels: tl.tuple, count: tl.tensor) -> tl.tensor:
-    """A block's values of D or of the bias."""
-    channel, is_channel = channels
-    return tl.load(vector + direction * count + channel, mask=is_channel, other=0.0)
+def load_rates(A: tl.tensor, direction: tl.tensor, cells: tl.tuple, count: tl.tensor, STATE: tl.constexpr) -> tl.tensor:
+    """`A log2(e)`, with infinities made finite so that steps of size 0 keep the state; NaN stays."""
+    cell, inside = cells
+    rate = tl.load(A + direction * count * STATE + cell, mask=inside, other=0.0) * LOG2_E
+    rate = tl.minimum(rate, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(rate, -LARGEST, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -230,7 +237,7 @@ def step_sizes(
     SOFTPLUS: tl.constexpr,
 ) -> tl.tuple:
     """Step sizes from rows of dt and the bias; zeros past the end, which leave the state as it is."""
-    steps = ()
+    steps: tl.tuple = ()
     for index in tl.static_range(COUNT):
         size = rows[index] + shift
         if SOFTPLUS:
@@ -242,7 +249,7 @@ def step_sizes(
 @triton.jit
 def gated(values: tl.tuple, zs: tl.tuple, COUNT: tl.constexpr) -> tl.tuple:
     """Rows times SiLU of those of z."""
-    products = ()
+    products: tl.tuple = ()
     for index in tl.static_range(COUNT):
         products = products + (values[index] * zs[index] * sigmoid(zs[index]),)
     return products

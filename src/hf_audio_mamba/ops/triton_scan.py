@@ -43,17 +43,17 @@ class Call:
     @property
     def groups(self) -> int:
         """Groups of B and C."""
-        return self.required("B")[0].shape[2]
+        return int(self.required("B")[0].shape[2])
 
     @property
     def state(self) -> int:
         """States of a channel."""
-        return self.required("A")[0].shape[1]
+        return int(self.required("A")[0].shape[1])
 
     @property
     def tiles(self) -> int:
         """Tiles of the length."""
-        return -(-self.x.shape[1] // TILE.value)
+        return int(-(-self.x.shape[1] // TILE.value))
 
     def required(self, name: str) -> list[Tensor]:
         """Operand of each direction."""
@@ -120,7 +120,7 @@ def _options(call: Call, sizes: Sizes) -> dict[str, Any]:
     batch, length, channels, groups, segments, _ = sizes
     return {
         "sizes": sizes,
-        "tuning_key": triton_tuning.tuning_key(batch, length, channels, groups, segments),
+        "tuning_key": triton_tuning.tuning_key(batch * segments, length // segments, channels // groups),
         "STATE": call.state,
         "STATES": triton.next_power_of_2(call.state),
         "DIRECTIONS": call.directions,
@@ -129,11 +129,15 @@ def _options(call: Call, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _carry(call: Call, sizes: Sizes, A: Tensor, states: Tensor, durations: Tensor, given: Any, descending: bool) -> None:
-    """Turn what segments leave behind into what reaches them; `given` (or None) reaches the first."""
+def _carry(
+    call: Call, sizes: Sizes, A: Tensor, states: Tensor, durations: Tensor, given: Tensor | None, *, descending: bool
+) -> Tensor:
+    """What reaches each segment, from what each leaves behind and what is given to the first."""
     whole = sizes._replace(groups=1, segments=1)
+    carried = torch.empty_like(states)
     forward_kernels.carry_kernel[_grid(whole, call.directions, {})](
         A,
+        carried,
         states,
         durations,
         states if given is None else given,
@@ -146,10 +150,11 @@ def _carry(call: Call, sizes: Sizes, A: Tensor, states: Tensor, durations: Tenso
         BLOCK=LANES,
         num_warps=1,
     )
+    return carried
 
 
 def _starts(call: Call, sizes: Sizes, inputs: Inputs, parameters: Parameters) -> Tensor | None:
-    """State before each segment (directions, batch, segments, channels, state), or None if it is 0 before the only one."""
+    """State before each segment (directions, batch, segments, channels, state); None if 0 before the only one."""
     initial = None if call.operands["initial_state"] is None else call.stacked("initial_state")
     if sizes.segments == 1:
         return initial
@@ -158,8 +163,7 @@ def _starts(call: Call, sizes: Sizes, inputs: Inputs, parameters: Parameters) ->
     forward_kernels.segment_states_kernel[_grid(sizes, call.directions, {})](
         inputs, parameters, states, durations, **_options(call, sizes)
     )
-    _carry(call, sizes, parameters.A, states, durations, initial, descending=False)
-    return states
+    return _carry(call, sizes, parameters.A, states, durations, initial, descending=False)
 
 
 @torch.library.custom_op("hf_audio_mamba::triton_scan", mutates_args=())
@@ -261,8 +265,7 @@ def _ends(
         **_options(call, sizes),
         GATED=call.operands["z"] is not None,
     )
-    _carry(call, sizes, parameters.A, ends, durations, dlast_state, descending=True)
-    return ends
+    return _carry(call, sizes, parameters.A, ends, durations, dlast_state, descending=True)
 
 
 def _like(tensors: list[Tensor] | None) -> list[Tensor]:
@@ -276,11 +279,14 @@ def _gradients(
     """Memory for gradients: those of x, dt and z as they are returned, and what the kernel fills."""
     batch, length, channels, groups, segments, _ = sizes
     streams = {name: _like(call.operands[name]) for name in ("x", "dt", "z")}
+    dx, ddt, dz = (stream_of(tensors or streams["x"]) for tensors in streams.values())
     blocks = triton.cdiv(channels // groups, LANES)  # as many as the smallest block size makes
     starts = call.empty(batch, channels, call.state)
     gradients = Gradients(
         stream_of(dys),
-        *(stream_of(streams[name] or streams["x"]) for name in ("x", "dt", "z")),
+        dx,
+        ddt,
+        dz,
         starts if ends is None else ends,
         starts,
         call.empty(blocks, batch, length, groups, call.state),
@@ -349,9 +355,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
 def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[list[Tensor], None, None, None]:
     *operands, checkpoints = ctx.saved_tensors
     dlast_state, _, *dys = gradients
-    given = [
-        torch.zeros_like(x) if dy is None else dy for x, dy in zip(operands[:: len(NAMES)], dys, strict=True)
-    ]
+    given = [torch.zeros_like(x) if dy is None else dy for x, dy in zip(operands[:: len(NAMES)], dys, strict=True)]
     results = scan_gradients(given, dlast_state, operands, checkpoints, ctx.dt_softplus, ctx.reverse)
     return results, None, None, None
 

@@ -1,9 +1,9 @@
 """Triton kernels of the selective scan's gradient.
 
 A program goes through its segment's tiles from the last to the first, a part of a tile at a time. It recomputes the
-part's states from the tile's checkpoint, then follows the gradient of the state back. Sums over channels (dB, dC) are written once a block and
-those over time (dA, dD, the bias) once a segment and sample, to be added up afterwards: no atomics, so a gradient is
-the same at every run with the same blocks.
+part's states from the tile's checkpoint, then follows the gradient of the state back. Sums over channels (dB, dC) are
+written once a block and those over time (dA, dD, the bias) once a segment and sample, to be added up afterwards: no
+atomics, so a gradient is the same at every run with the same blocks.
 """
 
 from typing import NamedTuple
@@ -19,9 +19,8 @@ from hf_audio_mamba.ops.triton_blocks import (
     cells_of,
     gated,
     load_columns,
-    load_rates,
+    load_parameters,
     load_rows,
-    load_vector,
     place_of,
     sigmoid,
     step_sizes,
@@ -73,9 +72,7 @@ def gradients_kernel(
     where, segment, block, channels = place_of(sizes, BACKWARDS, BLOCK)
     sample = where[0] * sizes.batch + where[1]
     cell, inside = cells_of(channels, STATE, STATES)
-    rate = load_rates(parameters.A, where[0], (cell, inside), sizes.channels, STATE)
-    skip = load_vector(parameters.D, where[0], channels, sizes.channels)
-    shift = load_vector(parameters.bias, where[0], channels, sizes.channels)
+    rate, skip, shift = load_parameters(parameters, where[0], channels, (cell, inside), sizes.channels, STATE)
     place = (sample * sizes.segments + segment) * sizes.channels
     g = tl.zeros((STATES, BLOCK), tl.float32)
     if ENDED:
@@ -87,34 +84,77 @@ def gradients_kernel(
     for index in range((last - first) * PARTS):
         part = last * PARTS - 1 - index
         now = part * PART
-        slot = sample * tl.cdiv(sizes.length, TILE) + part // PARTS
-        h = tl.load(checkpoints + slot * sizes.channels * STATE + cell, mask=inside, other=0.0)
-        for earlier in range(now - part % PARTS * PART, now, PART):
-            _, _, _, _, h = advance(
-                h, rate, shift, inputs, where, channels, earlier, sizes.length, STATE, STATES, DIRECTIONS, SOFTPLUS
-            )
-        xs, dts, steps, pasts, h = advance(
-            h, rate, shift, inputs, where, channels, now, sizes.length, STATE, STATES, DIRECTIONS, SOFTPLUS
+        xs, dts, steps, pasts, h = replay(
+            checkpoints, (cell, inside), rate, shift, inputs, where, channels, part, sizes, STATE, DIRECTIONS, SOFTPLUS
         )
-        dys = load_rows(gradients.dy, where, channels, now, sizes.length, PART, DIRECTIONS)
-        if GATED:
-            dys = gated(dys, load_rows(inputs.z, where, channels, now, sizes.length, PART, DIRECTIONS), PART)
+        dys = behind_gate(gradients.dy, inputs.z, where, channels, now, sizes.length, PART, DIRECTIONS, GATED)
+        dD += sum_of_products(dys, xs)
         scanned = (pasts, h, g, dA, xs, steps, dys, rate, skip)
         g, dA, dxs, dsteps, ys = follow_back(
             scanned, inputs, gradients, where, block, now, sizes, STATE, STATES, DIRECTIONS, BLOCK
         )
-        ddts, added = through_steps(dsteps, dts, shift, now, sizes.length, SOFTPLUS)
-        dbias += added
-        dD += sum_of_products(dys, xs)
         store_rows(gradients.dx, dxs, where, channels, now, sizes.length, PART, DIRECTIONS)
-        store_rows(gradients.ddt, ddts, where, channels, now, sizes.length, PART, DIRECTIONS)
+        dbias += through_steps(
+            dsteps, dts, shift, gradients.ddt, where, channels, now, sizes.length, DIRECTIONS, SOFTPLUS
+        )
         if GATED:
             through_gate(ys, inputs.z, gradients.dy, gradients.dz, where, channels, now, sizes.length, DIRECTIONS)
     tl.store(gradients.dA + place * STATE + cell, dA, mask=inside)
-    tl.store(gradients.dD + place + channels[0], dD, mask=channels[1])
-    tl.store(gradients.dbias + place + channels[0], dbias, mask=channels[1])
+    store_vectors(gradients, dD, dbias, place, channels)
     if segment == 0:
         tl.store(gradients.starts + sample * sizes.channels * STATE + cell, g, mask=inside)
+
+
+@triton.jit
+def behind_gate(
+    dy: tl.tuple,
+    z: tl.tuple,
+    where: tl.tuple,
+    channels: tl.tuple,
+    now: tl.tensor,
+    length: tl.tensor,
+    COUNT: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+    GATED: tl.constexpr,
+) -> tl.tuple:
+    """Rows of the gradient of the output before the gate."""
+    dys = load_rows(dy, where, channels, now, length, COUNT, DIRECTIONS)
+    if GATED:
+        dys = gated(dys, load_rows(z, where, channels, now, length, COUNT, DIRECTIONS), COUNT)
+    return dys
+
+
+@triton.jit
+def store_vectors(gradients: tl.tuple, dD: tl.tensor, dbias: tl.tensor, place: tl.tensor, channels: tl.tuple) -> None:
+    """Write a segment's part of the gradients of D and of the bias."""
+    tl.store(gradients.dD + place + channels[0], dD, mask=channels[1])
+    tl.store(gradients.dbias + place + channels[0], dbias, mask=channels[1])
+
+
+@triton.jit
+def replay(
+    checkpoints: tl.tensor,
+    cells: tl.tuple,
+    rate: tl.tensor,
+    shift: tl.tensor,
+    inputs: tl.tuple,
+    where: tl.tuple,
+    channels: tl.tuple,
+    part: tl.tensor,
+    sizes: tl.tuple,
+    STATE: tl.constexpr,
+    DIRECTIONS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+) -> tl.tuple:
+    """What `advance` returns for a part, from the checkpoint before its tile."""
+    slot = (where[0] * sizes.batch + where[1]) * tl.cdiv(sizes.length, TILE) + part // PARTS
+    h = tl.load(checkpoints + slot * sizes.channels * STATE + cells[0], mask=cells[1], other=0.0)
+    now = part * PART
+    for earlier in range(now - part % PARTS * PART, now, PART):
+        _, _, _, _, h = advance(
+            h, rate, shift, inputs, where, channels, earlier, sizes.length, STATE, DIRECTIONS, SOFTPLUS
+        )
+    return advance(h, rate, shift, inputs, where, channels, now, sizes.length, STATE, DIRECTIONS, SOFTPLUS)
 
 
 @triton.jit
@@ -128,7 +168,6 @@ def advance(
     now: tl.tensor,
     length: tl.tensor,
     STATE: tl.constexpr,
-    STATES: tl.constexpr,
     DIRECTIONS: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ) -> tl.tuple:
@@ -136,8 +175,8 @@ def advance(
     xs = load_rows(inputs.x, where, channels, now, length, PART, DIRECTIONS)
     dts = load_rows(inputs.dt, where, channels, now, length, PART, DIRECTIONS)
     steps = step_sizes(dts, shift, now, length, PART, SOFTPLUS)
-    Bs = load_columns(inputs.B, where, now, length, PART, STATE, STATES, DIRECTIONS)
-    pasts = ()
+    Bs = load_columns(inputs.B, where, now, length, PART, STATE, h.shape[0], DIRECTIONS)
+    pasts: tl.tuple = ()
     for index in tl.static_range(PART):
         pasts = pasts + (h,)
         h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * Bs[index]
@@ -168,7 +207,9 @@ def follow_back(
     n = tl.arange(0, STATES)
     Bs = load_columns(inputs.B, where, now, sizes.length, PART, STATE, STATES, DIRECTIONS)
     Cs = load_columns(inputs.C, where, now, sizes.length, PART, STATE, STATES, DIRECTIONS)
-    dxs, dsteps, ys = (), (), ()
+    dxs: tl.tuple = ()
+    dsteps: tl.tuple = ()
+    ys: tl.tuple = ()
     for index in tl.static_range(PART - 1, -1, -1):
         decay = tl.exp2(steps[index][None, :] * rate)
         g += dys[index][None, :] * Cs[index]
@@ -210,12 +251,16 @@ def through_steps(
     dsteps: tl.tuple,
     dts: tl.tuple,
     shift: tl.tensor,
+    ddt: tl.tuple,
+    where: tl.tuple,
+    channels: tl.tuple,
     now: tl.tensor,
     length: tl.tensor,
+    DIRECTIONS: tl.constexpr,
     SOFTPLUS: tl.constexpr,
-) -> tl.tuple:
-    """Rows of ddt from the gradients of the step sizes, and their sum, without those past the end."""
-    rows = ()
+) -> tl.tensor:
+    """Write a part's rows of ddt, from the gradients of the step sizes; their sum without those past the end."""
+    rows: tl.tuple = ()
     total = tl.zeros_like(shift)
     for index in tl.static_range(PART):
         row = dsteps[index]
@@ -223,7 +268,8 @@ def through_steps(
             row = row * sigmoid(dts[index] + shift)
         rows = rows + (row,)
         total += tl.where(length > now + index, row, 0.0)
-    return rows, total
+    store_rows(ddt, rows, where, channels, now, length, PART, DIRECTIONS)
+    return total
 
 
 @triton.jit
@@ -241,7 +287,7 @@ def through_gate(
     """Write a part's rows of dz, from those of the output before the gate."""
     zs = load_rows(z, where, channels, now, length, PART, DIRECTIONS)
     dys = load_rows(dy, where, channels, now, length, PART, DIRECTIONS)
-    dzs = ()
+    dzs: tl.tuple = ()
     for index in tl.static_range(PART):
         opened = sigmoid(zs[index])
         dzs = dzs + (dys[index] * ys[index] * opened * (1.0 + zs[index] * (1.0 - opened)),)
@@ -269,17 +315,14 @@ def segment_gradients_kernel(
     """What each segment adds to the gradient of the state before it, and the sum of its step sizes."""
     where, segment, _, channels = place_of(sizes, BACKWARDS, BLOCK)
     cell, inside = cells_of(channels, STATE, STATES)
-    rate = load_rates(parameters.A, where[0], (cell, inside), sizes.channels, STATE)
-    shift = load_vector(parameters.bias, where[0], channels, sizes.channels)
+    rate, _, shift = load_parameters(parameters, where[0], channels, (cell, inside), sizes.channels, STATE)
     g = tl.zeros((STATES, BLOCK), tl.float32)
     duration = tl.zeros((BLOCK,), tl.float32)
     first, last = tiles_of(segment, sizes)
     for index in range(last - first):
         tile = last - 1 - index
         now = tile * TILE
-        dys = load_rows(dy, where, channels, now, sizes.length, TILE, DIRECTIONS)
-        if GATED:
-            dys = gated(dys, load_rows(inputs.z, where, channels, now, sizes.length, TILE, DIRECTIONS), TILE)
+        dys = behind_gate(dy, inputs.z, where, channels, now, sizes.length, TILE, DIRECTIONS, GATED)
         steps = load_rows(inputs.dt, where, channels, now, sizes.length, TILE, DIRECTIONS)
         steps = step_sizes(steps, shift, now, sizes.length, TILE, SOFTPLUS)
         Cs = load_columns(inputs.C, where, now, sizes.length, TILE, STATE, STATES, DIRECTIONS)

@@ -15,9 +15,9 @@ from hf_audio_mamba.ops.triton_blocks import (
     cells_of,
     gated,
     load_columns,
+    load_parameters,
     load_rates,
     load_rows,
-    load_vector,
     place_of,
     step_sizes,
     store_rows,
@@ -58,9 +58,7 @@ def scan_kernel(
     direction, sample = where[0], where[0] * sizes.batch + where[1]
     cell, inside = cells_of(channels, STATE, STATES)
     state_size = sizes.channels * STATE
-    rate = load_rates(parameters.A, direction, (cell, inside), sizes.channels, STATE)
-    skip = load_vector(parameters.D, direction, channels, sizes.channels)
-    shift = load_vector(parameters.bias, direction, channels, sizes.channels)
+    rate, skip, shift = load_parameters(parameters, direction, channels, (cell, inside), sizes.channels, STATE)
     h = tl.zeros((STATES, BLOCK), tl.float32)
     if STARTED:
         h = tl.load(states.starts + (sample * sizes.segments + segment) * state_size + cell, mask=inside, other=0.0)
@@ -75,7 +73,7 @@ def scan_kernel(
         steps = step_sizes(steps, shift, now, sizes.length, TILE, SOFTPLUS)
         Bs = load_columns(inputs.B, where, now, sizes.length, TILE, STATE, STATES, DIRECTIONS)
         Cs = load_columns(inputs.C, where, now, sizes.length, TILE, STATE, STATES, DIRECTIONS)
-        ys = ()
+        ys: tl.tuple = ()
         for index in tl.static_range(TILE):
             h = tl.exp2(steps[index][None, :] * rate) * h + (steps[index] * xs[index])[None, :] * Bs[index]
             ys = ys + (tl.sum(h * Cs[index], 0) + skip * xs[index],)
@@ -106,8 +104,7 @@ def segment_states_kernel(
     where, segment, _, channels = place_of(sizes, BACKWARDS, BLOCK)
     direction, sample = where[0], where[0] * sizes.batch + where[1]
     cell, inside = cells_of(channels, STATE, STATES)
-    rate = load_rates(parameters.A, direction, (cell, inside), sizes.channels, STATE)
-    shift = load_vector(parameters.bias, direction, channels, sizes.channels)
+    rate, _, shift = load_parameters(parameters, direction, channels, (cell, inside), sizes.channels, STATE)
     h = tl.zeros((STATES, BLOCK), tl.float32)
     duration = tl.zeros((BLOCK,), tl.float32)
     first, last = tiles_of(segment, sizes)
@@ -128,6 +125,7 @@ def segment_states_kernel(
 @triton.jit(do_not_specialize=["sizes", "segments"])
 def carry_kernel(
     A: tl.tensor,  # (directions, channels, state)
+    carried: tl.tensor,  # (directions, batch, segments, channels, state)
     states: tl.tensor,  # (directions, batch, segments, channels, state)
     durations: tl.tensor,  # (directions, batch, segments, channels)
     given: tl.tensor,  # (directions, batch, channels, state)
@@ -139,7 +137,7 @@ def carry_kernel(
     DESCENDING: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Replace what each segment leaves behind by what reaches it, in ascending or descending order."""
+    """What reaches each segment from what they leave behind, in ascending or descending order."""
     where, _, _, channels = place_of(sizes, -1, BLOCK)
     sample = where[0] * sizes.batch + where[1]
     cell, inside = cells_of(channels, STATE, STATES)
@@ -154,5 +152,5 @@ def carry_kernel(
         place = (sample * segments + segment) * sizes.channels
         left = tl.load(states + place * STATE + cell, mask=inside, other=0.0)
         duration = tl.load(durations + place + channels[0], mask=channels[1], other=0.0)
-        tl.store(states + place * STATE + cell, h, mask=inside)
+        tl.store(carried + place * STATE + cell, h, mask=inside)
         h = tl.exp2(duration[None, :] * rate) * h + left

@@ -17,6 +17,8 @@ WARPS_PER_PROCESSOR = 8
 MIN_SEGMENTS, MAX_SEGMENTS = 3, 64
 """Segments cost a second pass over the time steps and the states, so two would gain nothing."""
 MIN_SEGMENT_TILES = 4
+SMALLEST_ROWS = 16
+"""Fewest steps of a convolution's tile."""
 
 
 def _suitable(configs: list[Any], arguments: dict[str, Any], **options: Any) -> list[Any]:
@@ -39,14 +41,31 @@ def tuned_over_blocks(kernel: Any) -> Any:
     )(kernel)
 
 
+def tuned_over_tiles(kernel: Any) -> Any:
+    """Give a convolution kernel the arguments `ROWS` and `BLOCK`, measured for each width and scale of work."""
+    if is_interpreted():
+        return triton.autotune([triton.Config({"ROWS": SMALLEST_ROWS, "BLOCK": LANES}, num_warps=1)], key=[])(kernel)
+    shapes = [(16, 64, 2), (16, 128, 4), (32, 64, 4), (64, 64, 8)]
+    return triton.autotune(
+        [triton.Config({"ROWS": rows, "BLOCK": block}, num_warps=warps) for rows, block, warps in shapes],
+        key=["WIDTH", "tuning_key"],
+        do_bench=_time,
+    )(kernel)
+
+
 def _time(call: Any, quantiles: Any) -> Any:
     return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
 
 
-def tuning_key(batch: int, length: int, channels: int, groups: int, segments: int) -> int:
-    """Number that two calls share if what is the best block for one suits the other: its parts are powers of two."""
-    work = (batch * segments).bit_length(), (length // segments).bit_length(), (channels // groups).bit_length()
-    return work[0] * 10_000 + work[1] * 100 + work[2]
+def tuning_key(rows: int, length: int, channels: int) -> int:
+    """Number that two calls share if what is the best block for one should suit the other.
+
+    Args:
+        rows: Samples, or samples times segments.
+        length: Steps of each.
+        channels: Channels, or those of a group.
+    """
+    return rows.bit_length() * 10_000 + length.bit_length() * 100 + channels.bit_length()
 
 
 def choose_segments(programs: int, length: int, device: torch.device) -> int:
