@@ -106,6 +106,7 @@ def test_what_the_kernel_cannot_do_is_an_error(installed):
         run_scan(scan_case(1, 1, 2, 257, optional=False), mamba_ssm_cuda.selective_scan)
 
 
+@pytest.mark.filterwarnings("ignore:The fast scan backend .triton. is not used")
 def test_it_is_usable_where_its_kernel_loads_and_never_by_itself(installed):
     assert mamba_ssm_cuda.unavailable_reason() is None
     assert "mamba_ssm" in available_backends("cuda", torch.bfloat16)

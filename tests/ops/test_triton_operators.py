@@ -95,7 +95,7 @@ def test_auto_never_interprets():
 @pytest.mark.usefixtures("trusted")
 @ON_THE_CPU
 def test_the_interpreter_serves_the_cpu_by_name():
-    assert "triton" in ops.available_backends("cpu")
+    assert ops.available_backends("cpu")[-1] == "triton"
     assert "triton" not in ops.available_backends("cuda")
     case = scan_case(1, 6, 5, 3)
     y = ops.selective_scan(**case.operands, backend="triton", lengths=torch.tensor([4]))

@@ -141,7 +141,8 @@ def _describe_device(device: DeviceReport) -> list[str]:
     """Faster backends come with what stands against them, slower ones with whether they could be asked for."""
     title = f"{device.device} ({device.description})" if device.description else device.device
     lines = [f"{title}: {device.backend or 'NOTHING RUNS'}, {device.reason}"]
-    names = [name for name in backends.PREFERENCE if backends.serves(name, device.device, DTYPE)]
+    preferred = backends.preferred(torch.device(device.device).type)
+    names = [name for name in preferred if backends.serves(name, device.device, DTYPE)]
     faster = names[: names.index(device.backend)] if device.backend is not None else []
     lines += [f"  not {name}, which is faster: {device.problems[name] or 'it was not asked for'}" for name in faster]
     slower = {name: device.problems[name] for name in names if name not in (*faster, device.backend)}

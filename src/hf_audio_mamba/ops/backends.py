@@ -39,7 +39,7 @@ def available_backends(device: torch.device | str = "cpu", dtype: torch.dtype = 
         dtype: Floating dtype of the tensors they are to serve.
     """
     kind = torch.device(device).type
-    return [name for name in PREFERENCE if _unserved(name, kind, dtype) is None and _unusable(name) is None]
+    return [name for name in preferred(kind) if _unserved(name, kind, dtype) is None and _unusable(name) is None]
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def problems(device: torch.device | str, dtype: torch.dtype = torch.float32) -> 
         or _unusable(name)
         or _incorrect(name, "scan", (16, 1, True, True, False, True), kind)
         or _incorrect(name, "conv", (4, True, False, True), kind)
-        for name in PREFERENCE
+        for name in preferred(kind)
     }
 
 
@@ -120,14 +120,19 @@ def choose_now(backend: str | None, device: str, dtype: torch.dtype, operation: 
                 f"{', '.join(available_backends(device, dtype))}, or 'auto'."
             )
         return name
-    for candidate in PREFERENCE:
-        if _unserved(candidate, device, dtype) is not None or (candidate == "triton" and device == "cpu"):
-            continue  # triton on a CPU is an interpreter, for whoever asks for it by name
+    for candidate in preferred(device):
+        if _unserved(candidate, device, dtype) is not None:
+            continue
         problem = _unusable(candidate) or _incorrect(candidate, operation, variant, device)
         if problem is None:
             return candidate
         _warn_once(candidate, problem)
     raise AssertionError("the torch backend serves every device and dtype")
+
+
+def preferred(device: str) -> tuple[str, ...]:
+    """`PREFERENCE` on a device of this type: triton comes last on a CPU, where it can only be an interpreter."""
+    return (*PREFERENCE[1:], "triton") if device == "cpu" else PREFERENCE
 
 
 def scan_function(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
