@@ -166,12 +166,16 @@ def test_rows_left_out_are_not_read(backend):
 
 
 def test_gradients_do_not_depend_on_threads():
-    table = tables(200, "both")
-    found = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        found.append(gradients_of(lambda leaves: selective_scan(**leaves, **table), operands(200, torch.float32)))
-    torch.set_num_threads(1)
+    length = 1000  # long enough for the kernels to use threads
+    table = tables(length, "both")
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            values = operands(length, torch.float32)
+            found.append(gradients_of(lambda leaves: selective_scan(**leaves, **table), values))
+    finally:
+        torch.set_num_threads(before)
     for name, expected in found[0].items():
         assert torch.equal(found[1][name], expected), name
 

@@ -110,7 +110,7 @@ def compute_conv_gradients(
     layout = _layout(x, weight)
     x, dy, initial_state = with_unit_stride(x), with_unit_stride(dy), contiguous(initial_state)
     parameters = _pack(layout, weight, bias)
-    rows = _row_order(x, reverse, order, lengths)
+    rows = RowOrder.of(x.shape[1], reverse, order, lengths)  # checked by the forward pass
     dx, dweight = rows.memory_for(*x.shape), empty(*weight.shape)
     dbias, dinitial = (empty(*(0,) if tensor is None else tensor.shape) for tensor in (bias, initial_state))
     dparameters = empty(x.shape[0], layout.partition.blocks, layout.width + 1, LANES)

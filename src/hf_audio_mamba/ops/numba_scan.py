@@ -243,7 +243,7 @@ def compute_scan_gradients(
     operands = ScanTensors(x, dt, A, B, C, D, z, dt_bias, initial_state)
     layout = _layout(x, B, dt_softplus, checkpoints=True)
     batch, state, partition = x.shape[0], layout.state, layout.partition
-    rows = _row_order(x, reverse, order, lengths)
+    rows = RowOrder.of(x.shape[1], reverse, order, lengths)  # checked by the forward pass
     inputs, _parameters = _inputs(operands, states, layout, rows)
     results = [_memory_for_gradient(name, tensor, rows) for name, tensor in vars(operands).items()]
     dx, ddt, dA, dB, dC, dD, dz, dbias, dinitial = results
