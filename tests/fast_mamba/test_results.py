@@ -127,7 +127,8 @@ def without_adapters(model):
 
 
 def test_adapters_on_all_projections_take_part_and_learn():
-    peft = pytest.importorskip("peft")
+    import peft  # takes seconds: only where it is needed
+
     fast = use_fast_mamba(stock_model())
     config = peft.LoraConfig(r=2, target_modules=list(PROJECTIONS), init_lora_weights=False)
     # Given the whole model, PEFT refuses out_proj by the model's name, as transformers' kernels leave it out.
