@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hf_audio_mamba import _registration
 from hf_audio_mamba._lazy import attach
+from hf_audio_mamba.models import MODEL_TYPES
 
 if TYPE_CHECKING:
     from hf_audio_mamba.fast_mamba import use_fast_mamba, use_stock_mamba
@@ -38,7 +39,12 @@ __all__ = [
 
 __getattr__ = attach(
     __name__,
-    {name: ".models.momamba" for name in __all__ if name.startswith("MoMamba")}
+    {
+        name: f".models.{model_type}"
+        for model_type, prefix in MODEL_TYPES.items()
+        for name in __all__
+        if name.startswith(prefix)
+    }
     | dict.fromkeys(("available_backends", "scan_backend", "selective_scan"), ".ops")
     | dict.fromkeys(("use_fast_mamba", "use_stock_mamba"), ".fast_mamba"),
 )

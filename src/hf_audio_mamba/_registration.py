@@ -5,38 +5,46 @@ So nothing is imported here: each registration waits until the user's program im
 runs right after it. Where that module is there already, registration is immediate.
 """
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
+
+from hf_audio_mamba.models import MODEL_TYPES
 
 
-def _register_configs() -> None:
+def _model_class(model_type: str, suffix: str) -> Any:
+    """The class of a model whose name ends in `suffix`, from the model's folder."""
+    module = importlib.import_module(f"hf_audio_mamba.models.{model_type}")
+    return getattr(module, MODEL_TYPES[model_type] + suffix)
+
+
+def _register_config(model_type: str) -> None:
     from transformers import AutoConfig
 
-    from hf_audio_mamba.models.momamba import MoMambaConfig
-
-    AutoConfig.register("momamba", MoMambaConfig, exist_ok=True)
+    AutoConfig.register(model_type, _model_class(model_type, "Config"), exist_ok=True)
 
 
-def _register_extractors() -> None:
+def _register_extractor(model_type: str) -> None:
     from transformers import AutoFeatureExtractor
 
-    from hf_audio_mamba.models.momamba import MoMambaConfig, MoMambaFeatureExtractor
+    extractor = _model_class(model_type, "FeatureExtractor")
+    AutoFeatureExtractor.register(_model_class(model_type, "Config"), extractor, exist_ok=True)
 
-    AutoFeatureExtractor.register(MoMambaConfig, MoMambaFeatureExtractor, exist_ok=True)
 
-
-def _register_models() -> None:
+def _register_model(model_type: str) -> None:
     from transformers import AutoModel, AutoModelForAudioClassification
 
-    from hf_audio_mamba.models.momamba import MoMambaConfig, MoMambaForAudioClassification, MoMambaModel
-
-    AutoModel.register(MoMambaConfig, MoMambaModel, exist_ok=True)
-    AutoModelForAudioClassification.register(MoMambaConfig, MoMambaForAudioClassification, exist_ok=True)
+    config = _model_class(model_type, "Config")
+    AutoModel.register(config, _model_class(model_type, "Model"), exist_ok=True)
+    classifier = _model_class(model_type, "ForAudioClassification")
+    AutoModelForAudioClassification.register(config, classifier, exist_ok=True)
 
 
 def _register_pipelines() -> None:
@@ -68,27 +76,32 @@ class _Registration:
             self.register()
 
 
-_AUTO = "transformers.models.auto."
-_MOMAMBA = "hf_audio_mamba.models.momamba."
-REGISTRATIONS = (
-    _Registration(
-        theirs=_AUTO + "configuration_auto",
-        ours=_MOMAMBA + "configuration_momamba",
+def _registrations_of(model_type: str) -> Iterator[_Registration]:
+    """Configuration, feature extractor and models of one model type."""
+    auto = "transformers.models.auto."
+    ours = f"hf_audio_mamba.models.{model_type}."
+    yield _Registration(
+        theirs=auto + "configuration_auto",
+        ours=f"{ours}configuration_{model_type}",
         base="transformers.configuration_utils",
-        register=_register_configs,
-    ),
-    _Registration(
-        theirs=_AUTO + "feature_extraction_auto",
-        ours=_MOMAMBA + "feature_extraction_momamba",
+        register=partial(_register_config, model_type),
+    )
+    yield _Registration(
+        theirs=auto + "feature_extraction_auto",
+        ours=f"{ours}feature_extraction_{model_type}",
         base="transformers.feature_extraction_sequence_utils",
-        register=_register_extractors,
-    ),
-    _Registration(
-        theirs=_AUTO + "modeling_auto",
-        ours=_MOMAMBA + "modeling_momamba",
+        register=partial(_register_extractor, model_type),
+    )
+    yield _Registration(
+        theirs=auto + "modeling_auto",
+        ours=f"{ours}modeling_{model_type}",
         base="transformers.modeling_layers",
-        register=_register_models,
-    ),
+        register=partial(_register_model, model_type),
+    )
+
+
+REGISTRATIONS = (
+    *(registration for model_type in MODEL_TYPES for registration in _registrations_of(model_type)),
     _Registration(
         theirs="transformers.pipelines",
         ours="hf_audio_mamba.pipelines",

@@ -31,7 +31,7 @@ def extractor() -> MoMambaFeatureExtractor:
 def warnings_of_transformers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Messages that the extractor logs; warnings that are shown once are shown again."""
     messages: list[str] = []
-    logger = transformers_logging.get_logger("hf_audio_mamba.models.momamba.feature_extraction_momamba")
+    logger = transformers_logging.get_logger("hf_audio_mamba.models.audio_feature_extraction")
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]  # shorter than a class
     logger.addHandler(handler)

@@ -1,28 +1,18 @@
 """Configuration of MoMamba."""
 
 # No `from __future__ import annotations` here: it would turn off the type checks of @strict.
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import logging
+
+from hf_audio_mamba.models.audio_config import MAX_HIDDEN_SIZE, MAX_LAYERS, AudioConfig
 
 logger = logging.get_logger(__name__)
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-# Far above any model of this kind; a larger number in a file is damage or malice, refused before memory is asked for.
-MAX_HIDDEN_SIZE = 65_536
-MAX_LAYERS = 1_024
-MAX_LABELS = 1_000_000
-
-
-def _inverse(label2id: Mapping[str, int]) -> dict[int, str]:
-    return {int(index): name for name, index in label2id.items()}
-
 
 @strict
-class MoMambaConfig(PreTrainedConfig):
+class MoMambaConfig(AudioConfig):
     """Sizes and options of a MoMamba model.
 
     MoMamba: A Lightweight Music Oriented Mamba-Based Model for Music Information Retrieval Tasks, section 3.2; the
@@ -81,38 +71,14 @@ class MoMambaConfig(PreTrainedConfig):
     regression_hidden_size: int | None = None
     layer_norm_eps: float = 1e-5
     initializer_range: float | int = 0.02
-    # Fields of the base class, which does not check their types.
-    id2label: dict[int, str] | dict[str, str] | None = None
-    label2id: dict[str, int] | None = None
-    problem_type: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        num_labels = kwargs.get("num_labels")
-        if num_labels is not None and not 1 <= num_labels <= MAX_LABELS:
-            # Transformers would build a list of that many names before anything else could refuse it.
-            raise ValueError(f"num_labels must be from 1 to {MAX_LABELS}, not {num_labels}")
-        if self.id2label is None and self.label2id is not None:
-            self.id2label = _inverse(self.label2id)
         super().__post_init__(**kwargs)
-        if self.id2label is not None and self.label2id is None:
-            self.label2id = {name: int(index) for index, name in self.id2label.items()}
-        if self.problem_type is None and self.num_labels == 1:
-            self.problem_type = "regression"
         if not self.residual and self.num_hidden_layers > 4:
             logger.warning_once(
                 f"MoMamba with residual=False and {self.num_hidden_layers} blocks may not start to learn: "
                 "set residual=True or use at most 4 blocks."
             )
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a configuration from stored fields and changes to them; one changed label map replaces both."""
-        if kwargs.get("id2label") is not None and kwargs.get("label2id") is None:
-            kwargs["id2label"] = {int(index): name for index, name in kwargs["id2label"].items()}
-            kwargs["label2id"] = {name: index for index, name in kwargs["id2label"].items()}
-        elif kwargs.get("label2id") is not None and kwargs.get("id2label") is None:
-            kwargs["id2label"] = _inverse(kwargs["label2id"])
-        return super().from_dict(config_dict, **kwargs)
 
     @property
     def intermediate_size(self) -> int:
@@ -121,50 +87,31 @@ class MoMambaConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Check every size against its range."""
-        ranges = {
-            "hidden_size": (1, MAX_HIDDEN_SIZE),
-            "num_hidden_layers": (1, MAX_LAYERS),
-            "state_size": (1, 64),
-            "conv_kernel": (1, 64),
-            "expand": (1, 16),
-            "num_mel_bins": (1, MAX_HIDDEN_SIZE),
-            "max_position_embeddings": (2, 10_000_000),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} must be from {low} to {high}, not {value}")
-        if self.regression_hidden_size is not None and not 1 <= self.regression_hidden_size <= MAX_HIDDEN_SIZE:
-            raise ValueError(f"regression_hidden_size must be from 1 to {MAX_HIDDEN_SIZE}")
-        if not 0 <= self.hidden_dropout < 1:
-            raise ValueError(f"hidden_dropout is a probability in [0, 1), not {self.hidden_dropout}")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        self._check_ranges(
+            {
+                "hidden_size": (1, MAX_HIDDEN_SIZE),
+                "num_hidden_layers": (1, MAX_LAYERS),
+                "state_size": (1, 64),
+                "conv_kernel": (1, 64),
+                "expand": (1, 16),
+                "num_mel_bins": (1, MAX_HIDDEN_SIZE),
+                "max_position_embeddings": (2, 10_000_000),
+            }
+        )
+        if self.regression_hidden_size is not None:
+            self._check_ranges({"regression_hidden_size": (1, MAX_HIDDEN_SIZE)})
+        self._check_dropout("hidden_dropout")
+        self._check_positive("layer_norm_eps", "initializer_range")
 
     def validate_choices(self) -> None:
         """Check every option that is one of a few words."""
-        choices = {
-            "cls_position": ("end", "middle", "front"),
-            "pooling": ("last", "mean"),
-            "position_encoding": ("none", "learned", "sinusoidal"),
-            "problem_type": (*PROBLEM_TYPES, None),
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-    def validate_labels(self) -> None:
-        """Check that the two label maps cover 0 to num_labels - 1 and agree."""
-        if self.id2label is None:
-            return
-        if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ValueError(f"id2label must have the keys 0 to {len(self.id2label) - 1} without gaps")
-        if len(set(self.id2label.values())) != len(self.id2label):
-            raise ValueError("id2label gives two indices the same name; every label needs a name of its own")
-        if self.label2id is not None and _inverse(self.label2id) != self.id2label:
-            raise ValueError("label2id and id2label do not agree; give one of them alone")
+        self._check_choices(
+            {
+                "cls_position": ("end", "middle", "front"),
+                "pooling": ("last", "mean"),
+                "position_encoding": ("none", "learned", "sinusoidal"),
+            }
+        )
 
 
 __all__ = ["MoMambaConfig"]
