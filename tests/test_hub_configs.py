@@ -13,22 +13,34 @@ from hf_audio_mamba.training.arguments import parse_assignments
 ROOT = Path(__file__).resolve().parents[1] / "hub_configs"
 PRESETS = sorted(path.parent for path in ROOT.rglob("config.json"))
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-PARAMETERS = {"paper": 46_441_482, "base": 46_441_482, "small": 15_732_746, "tiny": 3_057_930}
+PARAMETERS = {
+    "aum/base": 91_709_962,
+    "aum/small": 25_340_170,
+    "aum/tiny": 6_338_698,
+    "momamba/paper": 46_441_482,
+    "momamba/base": 46_441_482,
+    "momamba/small": 15_732_746,
+    "momamba/tiny": 3_057_930,
+}
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def name_of(preset: Path) -> str:
+    return f"{preset.parent.name}/{preset.name}"
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=name_of)
 def test_presets_load_and_fit_each_other(preset: Path) -> None:
     config = AutoConfig.from_pretrained(preset, num_labels=10)
     extractor = AutoFeatureExtractor.from_pretrained(preset)
     assert extractor.feature_size == config.num_mel_bins
-    assert config.residual is (preset.name != "paper")
+    assert getattr(config, "residual", True) is (name_of(preset) != "momamba/paper")
     with torch.device("meta"):
         model = AutoModelForAudioClassification.from_config(config)
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[preset.name]
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name_of(preset)]
 
 
 def test_every_size_has_its_preset() -> None:
-    assert {path.name for path in PRESETS} == set(PARAMETERS)
+    assert {name_of(path) for path in PRESETS} == set(PARAMETERS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -12,6 +12,13 @@ from hf_audio_mamba.models import MODEL_TYPES
 
 if TYPE_CHECKING:
     from hf_audio_mamba.fast_mamba import use_fast_mamba, use_stock_mamba
+    from hf_audio_mamba.models.aum import (
+        AuMConfig,
+        AuMFeatureExtractor,
+        AuMForAudioClassification,
+        AuMModel,
+        AuMPreTrainedModel,
+    )
     from hf_audio_mamba.models.momamba import (
         MoMambaConfig,
         MoMambaFeatureExtractor,
@@ -25,6 +32,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AuMConfig",
+    "AuMFeatureExtractor",
+    "AuMForAudioClassification",
+    "AuMModel",
+    "AuMPreTrainedModel",
     "MoMambaConfig",
     "MoMambaFeatureExtractor",
     "MoMambaForAudioClassification",

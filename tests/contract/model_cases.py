@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hf_audio_mamba import MoMambaConfig
+from hf_audio_mamba import AuMConfig, MoMambaConfig
 from hf_audio_mamba.models import MODEL_TYPES
 
 
@@ -40,7 +40,22 @@ def _momamba(**overrides: Any) -> MoMambaConfig:
     return MoMambaConfig(**{**sizes, **overrides})
 
 
-CASES = [ModelCase("momamba", _momamba, bands=6, frames=19, num_blocks=2)]
+def _aum(**overrides: Any) -> AuMConfig:
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "state_size": 4,
+        "num_mel_bins": 8,
+        "patch_size": 4,
+        "max_length": 16,  # shorter than the clips, which are heard in two windows
+    }
+    return AuMConfig(**{**sizes, **overrides})
+
+
+CASES = [
+    ModelCase("aum", _aum, bands=8, frames=19, num_blocks=2),
+    ModelCase("momamba", _momamba, bands=6, frames=19, num_blocks=2),
+]
 
 
 def test_every_registered_model_has_a_case() -> None:

@@ -56,8 +56,7 @@ class MambaMixer(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Initialise what a generic rule for linear layers would get wrong; loaded tensors are left alone."""
-        states = torch.arange(1, self.state_size + 1, dtype=torch.float32)
-        init.copy_(self.A_log, torch.log(states).expand(self.intermediate_size, -1))
+        init.copy_(self.A_log, self._initial_a_log())
         init.ones_(self.D)
         init.kaiming_uniform_(self.conv1d.weight, a=math.sqrt(5))
         init.uniform_(self.dt_proj.weight, -(self.time_step_rank**-0.5), self.time_step_rank**-0.5)
@@ -66,6 +65,11 @@ class MambaMixer(nn.Module):
         dt = dt.clamp(min=TIME_STEP_FLOOR)
         # The inverse of softplus, so that softplus(bias) is the drawn step size.
         init.copy_(self.dt_proj.bias, dt + torch.log(-torch.expm1(-dt)))
+
+    def _initial_a_log(self) -> torch.Tensor:
+        """State n decays at rate n, in every channel: `(intermediate_size, state_size)`."""
+        states = torch.arange(1, self.state_size + 1, dtype=torch.float32)
+        return torch.log(states).expand(self.intermediate_size, -1)
 
     def forward(
         self,
