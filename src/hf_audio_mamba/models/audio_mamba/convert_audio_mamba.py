@@ -74,7 +74,7 @@ def _training_name(name: str) -> str:
 def _reshaped(name: str, tensor: Tensor) -> Tensor:
     """Give a tensor the shape that it has in files of the training code."""
     if name.endswith((".x_proj_weight", ".dt_projs_weight")) and tensor.ndim == 2 and tensor.shape[0] % _ROUTES == 0:
-        return tensor.unflatten(0, (_ROUTES, -1))
+        return tensor.reshape(_ROUTES, -1, tensor.shape[1])
     is_linear = name.endswith((".in_proj.weight", ".out_proj.weight", ".fc1.weight", ".fc2.weight"))
     if is_linear and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
         return tensor.flatten(1)
