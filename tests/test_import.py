@@ -49,6 +49,8 @@ ORDERS = [
     "from transformers import pipeline, AutoModelForAudioClassification\nimport hf_audio_mamba",
     "import hf_audio_mamba\nfrom transformers import ASTModel, MambaModel",
     "from hf_audio_mamba.models.momamba.modeling_momamba import MoMambaModel",
+    # Its base is being imported when transformers' part is ready for the other models.
+    "from hf_audio_mamba.models.aum.feature_extraction_aum import AuMFeatureExtractor",
 ]
 MORE_ORDERS = [
     "import transformers\nimport hf_audio_mamba",

@@ -18,6 +18,14 @@ from typing import Any
 
 from hf_audio_mamba.models import MODEL_TYPES
 
+KINDS = ("configuration", "feature_extraction", "modeling")
+# They build on each other, also across models: while one of them is being imported, none may be asked for its classes.
+OUR_MODULES = (
+    "hf_audio_mamba.models.audio_config",
+    "hf_audio_mamba.models.audio_feature_extraction",
+    *(f"hf_audio_mamba.models.{model_type}.{kind}_{model_type}" for model_type in MODEL_TYPES for kind in KINDS),
+)
+
 
 def _model_class(model_type: str, suffix: str) -> Any:
     """The class of a model whose name ends in `suffix`, from the model's folder."""
@@ -55,17 +63,17 @@ def _register_pipelines() -> None:
 
 @dataclass(frozen=True)
 class _Registration:
-    """What `register` makes known belongs to the module `theirs`, stands in `ours`, and that builds on `base`."""
+    """What `register` makes known belongs to the module `theirs`, stands in `ours`, and these build on `base`."""
 
     theirs: str
-    ours: str
+    ours: tuple[str, ...]
     base: str
     register: Callable[[], None]
 
     @property
-    def modules(self) -> tuple[str, str, str]:
+    def modules(self) -> tuple[str, ...]:
         """The modules whose end of import may make the registration possible."""
-        return (self.theirs, self.ours, self.base)
+        return (self.theirs, *self.ours, self.base)
 
     def run_if_ready(self) -> None:
         """Register where their module is there, unless one is still being imported: its end comes here again.
@@ -79,22 +87,21 @@ class _Registration:
 def _registrations_of(model_type: str) -> Iterator[_Registration]:
     """Configuration, feature extractor and models of one model type."""
     auto = "transformers.models.auto."
-    ours = f"hf_audio_mamba.models.{model_type}."
     yield _Registration(
         theirs=auto + "configuration_auto",
-        ours=f"{ours}configuration_{model_type}",
+        ours=OUR_MODULES,
         base="transformers.configuration_utils",
         register=partial(_register_config, model_type),
     )
     yield _Registration(
         theirs=auto + "feature_extraction_auto",
-        ours=f"{ours}feature_extraction_{model_type}",
+        ours=OUR_MODULES,
         base="transformers.feature_extraction_sequence_utils",
         register=partial(_register_extractor, model_type),
     )
     yield _Registration(
         theirs=auto + "modeling_auto",
-        ours=f"{ours}modeling_{model_type}",
+        ours=OUR_MODULES,
         base="transformers.modeling_layers",
         register=partial(_register_model, model_type),
     )
@@ -104,7 +111,7 @@ REGISTRATIONS = (
     *(registration for model_type in MODEL_TYPES for registration in _registrations_of(model_type)),
     _Registration(
         theirs="transformers.pipelines",
-        ours="hf_audio_mamba.pipelines",
+        ours=("hf_audio_mamba.pipelines",),
         base="transformers.pipelines.base",
         register=_register_pipelines,
     ),

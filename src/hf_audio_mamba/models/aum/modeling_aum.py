@@ -108,7 +108,10 @@ class AuMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        # Modules without parameters of their own do not come here, so the head is known by what holds it.
+        if module is getattr(self, "head", None):
+            init.trunc_normal_(module.weight, std=std)
+        elif isinstance(module, nn.Linear):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
         elif isinstance(module, nn.Conv1d):
             bound = 1 / math.sqrt(self.config.conv_kernel)
@@ -118,15 +121,13 @@ class AuMPreTrainedModel(PreTrainedModel):
             # As PyTorch's rule for linear layers, smaller the more of them add to the residual stream (GPT-2).
             bound = 1 / math.sqrt(module.intermediate_size * self.config.num_hidden_layers)
             init.uniform_(module.out_proj.weight, -bound, bound)
-        elif isinstance(module, AuMPatchEmbeddings):
-            init.lecun_normal_(module.proj.weight)
+        elif isinstance(module, nn.Conv2d):
+            init.lecun_normal_(module.weight)
         elif isinstance(module, AuMPositionEmbeddings):
             init.trunc_normal_(module.pos_embed, std=std)
         elif isinstance(module, AuMModel):
             for token in module.class_tokens():
                 init.trunc_normal_(token, std=std)
-        elif isinstance(module, AuMForAudioClassification):
-            init.trunc_normal_(module.head.weight, std=std)
 
     @classmethod
     def from_pretrained(
