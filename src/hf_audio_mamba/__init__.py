@@ -12,6 +12,15 @@ from hf_audio_mamba.models import MODEL_TYPES
 
 if TYPE_CHECKING:
     from hf_audio_mamba.fast_mamba import use_fast_mamba, use_stock_mamba
+    from hf_audio_mamba.models.audio_mamba import (
+        AudioMambaClassifierOutput,
+        AudioMambaConfig,
+        AudioMambaFeatureExtractor,
+        AudioMambaForAudioClassification,
+        AudioMambaModel,
+        AudioMambaModelOutput,
+        AudioMambaPreTrainedModel,
+    )
     from hf_audio_mamba.models.momamba import (
         MoMambaConfig,
         MoMambaFeatureExtractor,
@@ -25,6 +34,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AudioMambaClassifierOutput",
+    "AudioMambaConfig",
+    "AudioMambaFeatureExtractor",
+    "AudioMambaForAudioClassification",
+    "AudioMambaModel",
+    "AudioMambaModelOutput",
+    "AudioMambaPreTrainedModel",
     "MoMambaConfig",
     "MoMambaFeatureExtractor",
     "MoMambaForAudioClassification",

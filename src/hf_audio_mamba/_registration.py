@@ -55,17 +55,17 @@ def _register_pipelines() -> None:
 
 @dataclass(frozen=True)
 class _Registration:
-    """What `register` makes known belongs to the module `theirs`, stands in `ours`, and that builds on `base`."""
+    """What `register` makes known belongs to the module `theirs`, stands in `ours`, and that builds on `bases`."""
 
     theirs: str
     ours: str
-    base: str
+    bases: tuple[str, ...]
     register: Callable[[], None]
 
     @property
-    def modules(self) -> tuple[str, str, str]:
+    def modules(self) -> tuple[str, ...]:
         """The modules whose end of import may make the registration possible."""
-        return (self.theirs, self.ours, self.base)
+        return (self.theirs, self.ours, *self.bases)
 
     def run_if_ready(self) -> None:
         """Register where their module is there, unless one is still being imported: its end comes here again.
@@ -80,22 +80,26 @@ def _registrations_of(model_type: str) -> Iterator[_Registration]:
     """Configuration, feature extractor and models of one model type."""
     auto = "transformers.models.auto."
     ours = f"hf_audio_mamba.models.{model_type}."
+    config = f"{ours}configuration_{model_type}"
+    # Whichever model is imported first imports these, while the registrations of the others wait.
+    base_config = "hf_audio_mamba.models.audio_config"
+    base_extractor = "hf_audio_mamba.models.audio_feature_extraction"
     yield _Registration(
         theirs=auto + "configuration_auto",
-        ours=f"{ours}configuration_{model_type}",
-        base="transformers.configuration_utils",
+        ours=config,
+        bases=("transformers.configuration_utils", base_config),
         register=partial(_register_config, model_type),
     )
     yield _Registration(
         theirs=auto + "feature_extraction_auto",
         ours=f"{ours}feature_extraction_{model_type}",
-        base="transformers.feature_extraction_sequence_utils",
+        bases=("transformers.feature_extraction_sequence_utils", base_config, base_extractor, config),
         register=partial(_register_extractor, model_type),
     )
     yield _Registration(
         theirs=auto + "modeling_auto",
         ours=f"{ours}modeling_{model_type}",
-        base="transformers.modeling_layers",
+        bases=("transformers.modeling_layers", base_config, config),
         register=partial(_register_model, model_type),
     )
 
@@ -105,7 +109,7 @@ REGISTRATIONS = (
     _Registration(
         theirs="transformers.pipelines",
         ours="hf_audio_mamba.pipelines",
-        base="transformers.pipelines.base",
+        bases=("transformers.pipelines.base",),
         register=_register_pipelines,
     ),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hf_audio_mamba import MoMambaConfig
+from hf_audio_mamba import AudioMambaConfig, MoMambaConfig
 from hf_audio_mamba.models import MODEL_TYPES
 
 
@@ -40,7 +40,16 @@ def _momamba(**overrides: Any) -> MoMambaConfig:
     return MoMambaConfig(**{**sizes, **overrides})
 
 
-CASES = [ModelCase("momamba", _momamba, bands=6, frames=19, num_blocks=2)]
+def _audio_mamba(**overrides: Any) -> AudioMambaConfig:
+    sizes = {"embed_dim": 8, "depths": [1, 2], "num_mel_bins": 8, "spec_size": 32, "drop_path_rate": 0.0}
+    return AudioMambaConfig(**{**sizes, **overrides})
+
+
+CASES = [
+    # 150 frames are two windows of 128.
+    ModelCase("audio_mamba", _audio_mamba, bands=8, frames=150, num_blocks=3),
+    ModelCase("momamba", _momamba, bands=6, frames=19, num_blocks=2),
+]
 
 
 def test_every_registered_model_has_a_case() -> None:
