@@ -13,14 +13,26 @@ from hf_audio_mamba.training.arguments import parse_assignments
 ROOT = Path(__file__).resolve().parents[1] / "hub_configs"
 PRESETS = sorted(path.parent for path in ROOT.rglob("config.json"))
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-PARAMETERS = {
-    "aum/base": 91_709_962,
-    "aum/small": 25_340_170,
-    "aum/tiny": 6_338_698,
-    "momamba/paper": 46_441_482,
-    "momamba/base": 46_441_482,
-    "momamba/small": 15_732_746,
-    "momamba/tiny": 3_057_930,
+# Labels that the paper's data has, and parameters with that many.
+SIZES = {
+    "momamba/paper": (10, 46_441_482),
+    "momamba/base": (10, 46_441_482),
+    "momamba/small": (10, 15_732_746),
+    "momamba/tiny": (10, 3_057_930),
+    "audio_mamba/tiny": (527, 40_141_807),
+    "audio_mamba/micro": (527, 12_379_087),
+    "audio_mamba/nano": (527, 5_249_015),
+    "audio_mamba/tiny-s2l5": (527, 32_365_039),
+    "audio_mamba/micro-deep": (527, 12_344_007),
+    "audio_mamba/nano-deep": (527, 5_191_675),
+    "audio_mamba/tiny-gated": (527, 38_622_319),
+    "audio_mamba/micro-gated": (527, 12_017_595),
+    "audio_mamba/nano-gated": (527, 4_902_703),
+    "audio_mamba/tiny-gated-state16": (527, 40_220_911),
+    "audio_mamba/tiny-merging-state16": (527, 40_182_895),
+    "aum/base": (527, 92_107_535),
+    "aum/small": (527, 25_539_215),
+    "aum/tiny": (527, 6_438_479),
 }
 
 
@@ -30,17 +42,21 @@ def name_of(preset: Path) -> str:
 
 @pytest.mark.parametrize("preset", PRESETS, ids=name_of)
 def test_presets_load_and_fit_each_other(preset: Path) -> None:
-    config = AutoConfig.from_pretrained(preset, num_labels=10)
+    num_labels, parameters = SIZES[name_of(preset)]
+    config = AutoConfig.from_pretrained(preset, num_labels=num_labels)
     extractor = AutoFeatureExtractor.from_pretrained(preset)
     assert extractor.feature_size == config.num_mel_bins
-    assert getattr(config, "residual", True) is (name_of(preset) != "momamba/paper")
+    if config.model_type == "momamba":
+        assert config.residual is (preset.name != "paper")
+    if config.model_type == "audio_mamba":
+        assert (extractor.num_frames, extractor.floor) == (config.window_frames, config.silence_value)
     with torch.device("meta"):
         model = AutoModelForAudioClassification.from_config(config)
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name_of(preset)]
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 def test_every_size_has_its_preset() -> None:
-    assert {name_of(path) for path in PRESETS} == set(PARAMETERS)
+    assert {name_of(preset) for preset in PRESETS} == set(SIZES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

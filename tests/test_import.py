@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 
+from hf_audio_mamba.models import MODEL_TYPES
+
 
 def run_python(code: str) -> str:
     done = subprocess.run(
@@ -33,15 +35,22 @@ CHECK = """
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
-config = AutoConfig.for_model("momamba", hidden_size=8, num_hidden_layers=1, num_mel_bins=4)
-print(
-    type(config).__name__,
-    type(AutoModel.from_config(config)).__name__,
-    type(AutoModelForAudioClassification.from_config(config)).__name__,
-    FEATURE_EXTRACTOR_MAPPING[type(config)].__name__,
-    type(PIPELINE_REGISTRY.supported_tasks["audio-classification"]["impl"]).__name__,
-)
+SIZES = {
+    "audio_mamba": {"embed_dim": 8, "depths": [1], "num_mel_bins": 4, "spec_size": 4},
+    "aum": {"hidden_size": 8, "num_hidden_layers": 1, "num_mel_bins": 4, "patch_size": 4, "max_length": 8},
+    "momamba": {"hidden_size": 8, "num_hidden_layers": 1, "num_mel_bins": 4},
+}
+for model_type, sizes in SIZES.items():
+    config = AutoConfig.for_model(model_type, **sizes)
+    print(
+        type(config).__name__,
+        type(AutoModel.from_config(config)).__name__,
+        type(AutoModelForAudioClassification.from_config(config)).__name__,
+        FEATURE_EXTRACTOR_MAPPING[type(config)].__name__,
+    )
+print(type(PIPELINE_REGISTRY.supported_tasks["audio-classification"]["impl"]).__name__)
 """
+CLASSES = ("Config", "Model", "ForAudioClassification", "FeatureExtractor")
 
 # Each takes a fresh process of some seconds, so the default run has one of every kind.
 ORDERS = [
@@ -51,6 +60,7 @@ ORDERS = [
     "from hf_audio_mamba.models.momamba.modeling_momamba import MoMambaModel",
     # Its base is being imported when transformers' part is ready for the other models.
     "from hf_audio_mamba.models.aum.feature_extraction_aum import AuMFeatureExtractor",
+    "from hf_audio_mamba import AudioMambaFeatureExtractor",
 ]
 MORE_ORDERS = [
     "import transformers\nimport hf_audio_mamba",
@@ -60,14 +70,16 @@ MORE_ORDERS = [
     "from transformers import pipeline\nimport hf_audio_mamba, importlib\nimportlib.reload(hf_audio_mamba)",
     "import hf_audio_mamba.ops\nfrom transformers.modeling_layers import GradientCheckpointingLayer",
     "from hf_audio_mamba import MoMambaForAudioClassification, MoMambaConfig",
+    "from hf_audio_mamba import AudioMambaForAudioClassification, MoMambaConfig",
+    "from hf_audio_mamba.models.audio_mamba import AudioMambaConfig",
     "from hf_audio_mamba.pipelines import AudioClassificationPipeline",
 ]
 
 
 @pytest.mark.parametrize("order", [*ORDERS, *(pytest.param(order, marks=pytest.mark.slow) for order in MORE_ORDERS)])
 def test_models_are_known_in_any_order_of_imports(order: str) -> None:
-    models = "MoMambaConfig MoMambaModel MoMambaForAudioClassification MoMambaFeatureExtractor"
-    assert run_python(order + "\n" + CHECK).strip() == f"{models} AudioClassificationFactory"
+    models = [" ".join(prefix + name for name in CLASSES) for prefix in MODEL_TYPES.values()]
+    assert run_python(order + "\n" + CHECK).splitlines() == [*models, "AudioClassificationFactory"]
 
 
 def test_importing_does_not_hide_the_loaders_of_transformers() -> None:

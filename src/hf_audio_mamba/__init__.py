@@ -12,6 +12,15 @@ from hf_audio_mamba.models import MODEL_TYPES
 
 if TYPE_CHECKING:
     from hf_audio_mamba.fast_mamba import use_fast_mamba, use_stock_mamba
+    from hf_audio_mamba.models.audio_mamba import (
+        AudioMambaClassifierOutput,
+        AudioMambaConfig,
+        AudioMambaFeatureExtractor,
+        AudioMambaForAudioClassification,
+        AudioMambaModel,
+        AudioMambaModelOutput,
+        AudioMambaPreTrainedModel,
+    )
     from hf_audio_mamba.models.aum import (
         AuMConfig,
         AuMFeatureExtractor,
@@ -37,6 +46,13 @@ __all__ = [
     "AuMForAudioClassification",
     "AuMModel",
     "AuMPreTrainedModel",
+    "AudioMambaClassifierOutput",
+    "AudioMambaConfig",
+    "AudioMambaFeatureExtractor",
+    "AudioMambaForAudioClassification",
+    "AudioMambaModel",
+    "AudioMambaModelOutput",
+    "AudioMambaPreTrainedModel",
     "MoMambaConfig",
     "MoMambaFeatureExtractor",
     "MoMambaForAudioClassification",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hf_audio_mamba import AuMConfig, MoMambaConfig
+from hf_audio_mamba import AudioMambaConfig, AuMConfig, MoMambaConfig
 from hf_audio_mamba.models import MODEL_TYPES
 
 
@@ -52,8 +52,15 @@ def _aum(**overrides: Any) -> AuMConfig:
     return AuMConfig(**{**sizes, **overrides})
 
 
+def _audio_mamba(**overrides: Any) -> AudioMambaConfig:
+    sizes = {"embed_dim": 8, "depths": [1, 2], "num_mel_bins": 8, "spec_size": 32, "drop_path_rate": 0.0}
+    return AudioMambaConfig(**{**sizes, **overrides})
+
+
 CASES = [
     ModelCase("aum", _aum, bands=8, frames=19, num_blocks=2),
+    # 150 frames are two windows of 128.
+    ModelCase("audio_mamba", _audio_mamba, bands=8, frames=150, num_blocks=3),
     ModelCase("momamba", _momamba, bands=6, frames=19, num_blocks=2),
 ]
 

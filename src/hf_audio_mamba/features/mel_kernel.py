@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
-from hf_audio_mamba.features.spectrogram import SpectrogramSettings, hann_window, mel_filters
+from hf_audio_mamba.features.spectrogram import SpectrogramSettings, clip_edges, hann_window, mel_filters
 from hf_audio_mamba.ops.numba_blocks import scratch_memory
 from hf_audio_mamba.ops.numba_compile import SOURCE_STAMP, Kernel
 from hf_audio_mamba.ops.numba_intrinsics import (
@@ -73,16 +73,20 @@ class MelPlan:
     Args:
         settings: Framing; `n_fft // 2` must have no other prime factors than 3 and 7.
         num_mel_bins: Mel bands.
+        f_min: Lower edge of the lowest band in Hz.
+        f_max: Upper edge of the highest band in Hz; None means half the sampling rate.
     """
 
-    def __init__(self, settings: SpectrogramSettings, num_mel_bins: int) -> None:
+    def __init__(
+        self, settings: SpectrogramSettings, num_mel_bins: int, f_min: float = 0.0, f_max: float | None = None
+    ) -> None:
         length = settings.n_fft // 2
         radix7, radix3 = _count_passes(length)
         columns = LANES + -(-settings.n_fft // settings.hop_length)
         self.settings = settings
         self.sizes = _Sizes(length, settings.hop_length, -(-columns // LANES) * LANES, num_mel_bins, radix7, radix3)
         angles = np.pi * np.arange(length // 2 + 1) / length
-        weights, first_bands = _two_bands_a_bin(mel_filters(settings, num_mel_bins))
+        weights, first_bands = _two_bands_a_bin(mel_filters(settings, num_mel_bins, f_min, f_max))
         self._arrays = (
             hann_window(settings).numpy().astype(np.float32),
             _twiddles(length, [7] * radix7 + [3] * radix3).astype(np.float32),
@@ -95,11 +99,13 @@ class MelPlan:
 
 
 @lru_cache(maxsize=8)
-def plan_for(settings: SpectrogramSettings, num_mel_bins: int) -> MelPlan | None:
+def plan_for(
+    settings: SpectrogramSettings, num_mel_bins: int, f_min: float = 0.0, f_max: float | None = None
+) -> MelPlan | None:
     """Return the plan for these settings, or None where plain PyTorch has to serve."""
     if num_mel_bins < 2 or settings.n_fft < 6 or _count_passes(settings.n_fft // 2) == (0, 0):
         return None
-    return MelPlan(settings, num_mel_bins)
+    return MelPlan(settings, num_mel_bins, f_min, f_max)
 
 
 def mel_power(waveform: torch.Tensor, plan: MelPlan) -> torch.Tensor:
@@ -117,10 +123,11 @@ def mel_power(waveform: torch.Tensor, plan: MelPlan) -> torch.Tensor:
     sizes = plan.sizes
     frames = plan.settings.num_frames(waveform.shape[0])
     blocks = -(-frames // LANES)
-    # Zeros before the clip, and after it as far as the last block reads.
+    # The clip between its edges, and after them zeros as far as the last block reads.
     read = ((blocks - 1) * LANES + sizes.width) * sizes.hop
-    padded = torch.zeros(max(read, sizes.length + waveform.shape[0]))
-    padded[sizes.length : sizes.length + waveform.shape[0]] = waveform
+    left, right = clip_edges(waveform, plan.settings)
+    rest = max(0, read - len(left) - len(waveform) - len(right))
+    padded = torch.cat([left, waveform, right, waveform.new_zeros(rest)])
     mel = torch.empty(frames, sizes.bands)
 
     def task(first: int, last: int) -> None:

@@ -1,4 +1,4 @@
-"""Power spectrograms in PyTorch, time first, equal to `abs(librosa.stft(..., pad_mode="constant")) ** 2`."""
+"""Power spectrograms in PyTorch, time first, equal to `abs(librosa.stft(...)) ** 2`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from hf_audio_mamba.errors import ShapeError, UsageError
 _CHUNK_FRAMES = 128
 
 
+PAD_MODES = ("constant", "reflect")
 # Above any audio: a larger number in a settings file is damage, refused before its memory is asked for.
 MAX_SETTING = 10_000_000
 
@@ -28,6 +29,7 @@ class SpectrogramSettings:
         n_fft: Transform length in samples, even; gives `n_fft // 2 + 1` bins.
         win_length: Window length in samples, at most `n_fft`; the window is centred in the transform.
         hop_length: Samples from frame to frame.
+        pad_mode: What surrounds the clip for half a transform: `"constant"`, silence, or `"reflect"`, its mirror image.
 
     Raises:
         UsageError: If a value is out of range.
@@ -37,6 +39,7 @@ class SpectrogramSettings:
     n_fft: int
     win_length: int
     hop_length: int
+    pad_mode: str = "constant"
 
     def __post_init__(self) -> None:
         for name in ("sampling_rate", "n_fft", "win_length", "hop_length"):
@@ -47,6 +50,8 @@ class SpectrogramSettings:
             raise UsageError(f"n_fft must be even, but is {self.n_fft}")
         if self.win_length > self.n_fft:
             raise UsageError(f"win_length ({self.win_length}) must not exceed n_fft ({self.n_fft})")
+        if self.pad_mode not in PAD_MODES:
+            raise UsageError(f"pad_mode must be one of {', '.join(PAD_MODES)}, but is {self.pad_mode!r}")
 
     @property
     def num_bins(self) -> int:
@@ -74,7 +79,7 @@ def check_waveform(waveform: torch.Tensor) -> None:
 def power_chunks(waveform: torch.Tensor, settings: SpectrogramSettings) -> Iterator[torch.Tensor]:
     """Compute the power spectrogram of one clip a few frames at a time.
 
-    The clip is padded by `n_fft // 2` zeros on both sides (librosa's `center=True, pad_mode="constant"`).
+    The clip is padded by `n_fft // 2` samples on both sides (librosa's `center=True`).
 
     Args:
         waveform: `(samples,)`, float32 or float64, on any device.
@@ -83,15 +88,35 @@ def power_chunks(waveform: torch.Tensor, settings: SpectrogramSettings) -> Itera
     Yields:
         Successive `(frames, bins)` pieces, squared magnitude.
     """
-    half = settings.n_fft // 2
-    padded = torch.nn.functional.pad(waveform, (half, half))
-    frames = padded.unfold(0, settings.n_fft, settings.hop_length)
+    left, right = clip_edges(waveform, settings)
+    frames = torch.cat([left, waveform, right]).unfold(0, settings.n_fft, settings.hop_length)
     window = _window(settings, waveform.dtype, waveform.device)
     for start in range(0, frames.shape[0], _CHUNK_FRAMES):
         spectrum = torch.fft.rfft(frames[start : start + _CHUNK_FRAMES] * window)
         real, imaginary = spectrum.real, spectrum.imag
         # Not abs() ** 2, whose square root costs as much as the transform.
         yield torch.addcmul(real * real, imaginary, imaginary)
+
+
+def clip_edges(waveform: torch.Tensor, settings: SpectrogramSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """What stands for half a transform before and after a clip.
+
+    Args:
+        waveform: `(samples,)`.
+        settings: Framing.
+
+    Returns:
+        Two tensors `(n_fft // 2,)`: silence, or the clip mirrored at its first and at its last sample, as often as it
+        takes to fill them.
+    """
+    half, samples = settings.n_fft // 2, waveform.shape[0]
+    if settings.pad_mode == "constant":
+        silence = waveform.new_zeros(half)
+        return silence, silence
+    period = max(1, 2 * (samples - 1))
+    steps = torch.arange(1, half + 1, device=waveform.device)
+    before, after = -steps.flip(0) % period, (steps + samples - 1) % period
+    return waveform[torch.minimum(before, period - before)], waveform[torch.minimum(after, period - after)]
 
 
 def hann_window(settings: SpectrogramSettings) -> torch.Tensor:
@@ -101,13 +126,18 @@ def hann_window(settings: SpectrogramSettings) -> torch.Tensor:
     return torch.nn.functional.pad(window, (left, settings.n_fft - settings.win_length - left))
 
 
-def mel_filters(settings: SpectrogramSettings, num_mel_bins: int) -> npt.NDArray[np.float64]:
-    """Triangular filters `(bins, bands)`, Slaney scale and area, from 0 Hz to half the sampling rate."""
+def mel_filters(
+    settings: SpectrogramSettings, num_mel_bins: int, f_min: float = 0.0, f_max: float | None = None
+) -> npt.NDArray[np.float64]:
+    """Triangular filters `(bins, bands)`, Slaney scale and area, from `f_min` to `f_max` Hz.
+
+    `f_max` None is half the sampling rate.
+    """
     filters: npt.NDArray[np.float64] = mel_filter_bank(
         num_frequency_bins=settings.num_bins,
         num_mel_filters=num_mel_bins,
-        min_frequency=0.0,
-        max_frequency=settings.sampling_rate / 2,
+        min_frequency=f_min,
+        max_frequency=settings.sampling_rate / 2 if f_max is None else f_max,
         sampling_rate=settings.sampling_rate,
         norm="slaney",
         mel_scale="slaney",
