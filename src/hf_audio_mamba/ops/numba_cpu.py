@@ -62,7 +62,7 @@ def selective_scan(
     from hf_audio_mamba.ops.numba_eager import is_traced
 
     checkpoints = _needs_gradient(operands)
-    traced = is_traced(x)
+    traced = is_traced((*operands, out))
     if out is not None and out.dtype == torch.float32 and not traced:
         return out, numba_scan.scan_out(out, *operands, dt_softplus, reverse, order, lengths)
     untraced: Callable[..., Any] = numba_scan.differentiable_scan if checkpoints else numba_scan.compute_scan
@@ -107,7 +107,7 @@ def causal_conv1d_silu(
     ]
     differentiable = _needs_gradient(operands)
     untraced: Callable[..., Tensor] = numba_conv.differentiable_conv if differentiable else numba_conv.compute_conv
-    run = numba_conv.conv if is_traced(x) else untraced
+    run = numba_conv.conv if is_traced(operands) else untraced
     y: Tensor = run(*operands, reverse, order, lengths)
     return y.to(x.dtype)
 
@@ -174,4 +174,4 @@ def mixer_step(
 
 
 def _single(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float32 else tensor.float()
+    return tensor if tensor.dtype == torch.float32 and not tensor.is_neg() else tensor.float().resolve_neg()
