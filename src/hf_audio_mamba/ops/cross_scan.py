@@ -77,6 +77,7 @@ def cross_scan_2d(
             backend=backend,
         )
         total = y if total is None else total.add_(y)
+        del y  # two maps at a time, not three
     assert total is not None
     return total.view(x.shape)
 

@@ -162,7 +162,7 @@ def scan_into(
     batch, _, channels = y.shape
     layout = _layout(operands.x, operands.B, dt_softplus, checkpoints)
     last_state = empty(batch, channels, layout.state)
-    states = empty(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
+    states = rows.memory_for(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
     inputs, _parameters = _inputs(operands, states, layout, rows)
     first_state = address_of(operands.initial_state)
 
