@@ -6,7 +6,14 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
-from hf_audio_mamba.ops import available_backends, causal_conv1d_silu, selective_scan, self_check
+from hf_audio_mamba.ops import (
+    available_backends,
+    causal_conv1d_silu,
+    causal_conv1d_silu_update,
+    selective_scan,
+    selective_state_update,
+    self_check,
+)
 
 pytestmark = pytest.mark.skipif("numba" not in available_backends(), reason="numba is not installed")
 CHANNELS, STATE = 8, 4
@@ -33,6 +40,19 @@ def mix(x: Tensor) -> Tensor:
 def test_functionalized():
     x = draw(2, 10, CHANNELS)
     assert torch.equal(torch.func.functionalize(mix)(x), mix(x))
+
+
+def step(x: Tensor) -> Tensor:
+    conv_state, state = torch.zeros(2, 2, CHANNELS), torch.zeros(2, CHANNELS, STATE)
+    x = causal_conv1d_silu_update(conv_state, x, WEIGHT, backend="numba")
+    return selective_state_update(state, x, x, A, x[:, :STATE], x[:, STATE:], backend="numba")
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_single_steps():
+    x = draw(2, CHANNELS)
+    torch.testing.assert_close(torch.func.functionalize(step)(x), step(x))
+    torch.testing.assert_close(torch.jit.trace(step, (x,), check_trace=False)(-x), step(-x))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
