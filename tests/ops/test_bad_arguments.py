@@ -72,5 +72,21 @@ def test_causal_conv1d_silu_names_the_argument(changes, message):
         causal_conv1d_silu(**conv_operands(**changes))
 
 
+@pytest.mark.parametrize(
+    ("operation", "operands"), [(selective_scan, scan_operands), (causal_conv1d_silu, conv_operands)]
+)
+def test_dtype_device_and_layout_of_every_argument_are_checked(operation, operands):
+    for name, tensor in operands().items():
+        for wrong, message in (
+            (tensor.int(), "must be float16, bfloat16, float32 or float64, got torch.int32"),
+            (tensor.to_sparse(), "must be dense, got torch.sparse_coo; convert it"),
+            (tensor.to("meta"), "is on meta but x is on cpu"),
+        ):
+            if wrong.device.type == "meta" and name == "x":
+                continue  # the others are then on another device than x
+            with pytest.raises(ShapeError, match=rf"{operation.__name__}: {name} {message}"):
+                operation(**operands(**{name: wrong}))
+
+
 def test_the_unchanged_arguments_are_accepted():
     assert selective_scan(**scan_operands()).shape == causal_conv1d_silu(**conv_operands()).shape == (2, 10, 8)

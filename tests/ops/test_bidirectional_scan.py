@@ -58,6 +58,42 @@ def test_gradients_are_those_of_two_scans(backend):
 def test_a_wrong_argument_of_either_direction_is_named():
     good = _operands(1, 5, 4, 2)
     bad = good._replace(D=torch.ones(3))
-    for pair in ((good, bad), (bad, good)):
-        with pytest.raises(ShapeError, match=r"D must be \(channels,\) = \(4,\), got shape \(3,\)"):
+    for direction, pair in (("backwards", (good, bad)), ("forwards", (bad, good))):
+        message = rf"bidirectional_scan: {direction}: D must be \(channels,\) = \(4,\), got shape \(3,\)"
+        with pytest.raises(ShapeError, match=message):
             ops.bidirectional_scan(*pair)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@BACKENDS
+def test_half_precision(dtype, backend):
+    pair = [ScanOperands(*(t.to(dtype) for t in _operands(2, 40, 6, 3, seed=seed))) for seed in (0, 1)]
+    exact = [ScanOperands(*(tensor.double() for tensor in operands)) for operands in pair]
+    expected = ops.bidirectional_scan(*exact, backend="reference")
+    for found, wanted in zip(ops.bidirectional_scan(*pair, backend=backend), expected, strict=True):
+        assert [tensor.dtype for tensor in found] == [dtype, torch.float32]
+        assert relative_error(found[0], wanted[0]) < torch.finfo(dtype).eps
+        assert relative_error(found[1], wanted[1]) < 1e-6
+
+
+class _Both(torch.nn.Module):
+    def forward(self, x: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+        operands = ScanOperands(x, x, A, x[..., :2], x[..., 2:])
+        (y, _), (other, _) = ops.bidirectional_scan(operands, operands)
+        return y + other
+
+
+def test_compiles_whole_and_exports_with_any_length():
+    torch.compiler.reset()
+    x, A = torch.randn(2, 9, 4), -torch.rand(4, 2)
+    length = torch.export.Dim("length")
+    exported = torch.export.export(_Both(), (x, A), dynamic_shapes=({1: length}, None)).module()
+    compiled = torch.compile(_Both(), fullgraph=True, dynamic=True, backend="aot_eager")
+    for frames in (x, torch.randn(2, 31, 4)):
+        torch.testing.assert_close(exported(frames, A), _Both()(frames, A))
+        gradients = []
+        for module in (_Both(), compiled):
+            leaf = frames.clone().requires_grad_()
+            module(leaf, A).square().sum().backward()
+            gradients.append(leaf.grad)
+        torch.testing.assert_close(*gradients)

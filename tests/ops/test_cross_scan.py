@@ -108,6 +108,43 @@ def test_compiles_whole():
     torch.testing.assert_close(compiled(**values), cross_scan_2d(**values))
 
 
+class _Map(torch.nn.Module):
+    def forward(self, values: dict[str, Tensor]) -> Tensor:
+        return cross_scan_2d(**values)
+
+
+def test_exports_with_any_size_of_the_map():
+    height, width = torch.export.Dim("height"), torch.export.Dim("width")
+    sizes = {name: {1: height, 2: width} if value.ndim >= 4 else None for name, value in operands(3, 4).items()}
+    exported = torch.export.export(_Map(), (operands(3, 4),), dynamic_shapes=({**sizes},)).module()
+    for values in (operands(3, 4), operands(7, 2)):
+        torch.testing.assert_close(exported(values), cross_scan_2d(**values))
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype, backend):
+    values = {name: value.to(dtype) for name, value in operands(5, 9).items()}
+    expected = copied_routes(**{name: value.double() for name, value in values.items()})
+    found = results(lambda **leaves: cross_scan_2d(**leaves, backend=backend), values)
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
+    # Routes are added up in the dtype of x.
+    assert relative_error(found["y"], expected) < 2 * torch.finfo(dtype).eps
+
+
+def test_wrong_dtypes_and_devices_are_named():
+    for name, value in operands(3, 4).items():
+        for wrong, message in (
+            (value.int(), f"cross_scan_2d: {name} must be float16"),
+            (value.to_sparse(), "be dense"),
+        ):
+            with pytest.raises(ShapeError, match=message):
+                cross_scan_2d(**operands(3, 4) | {name: wrong})
+        if name != "x":
+            with pytest.raises(ShapeError, match=f"cross_scan_2d: {name} is on meta but x is on cpu"):
+                cross_scan_2d(**operands(3, 4) | {name: value.to("meta")})
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [

@@ -36,6 +36,14 @@ def test_scan_passes_opcheck(optional, checkpoints):
     torch.library.opcheck(scan, (*operands, True, False, checkpoints))
 
 
+def test_operators_with_rows_in_another_order_pass_opcheck():
+    order, lengths = torch.randperm(20).expand(2, -1), torch.tensor([20, 7])
+    operands = [tensor.requires_grad_() for tensor in scan_case(2, 20, 12, 4).operands.values()]
+    torch.library.opcheck(scan, (*operands, True, True, True, order, lengths))
+    operands = [tensor.requires_grad_() for tensor in conv_case(2, 20, 12, 4).operands.values()]
+    torch.library.opcheck(conv, (*operands, True, order, lengths))
+
+
 def test_gradients_pass_opcheck():
     operands = list(scan_case(2, 20, 12, 4).operands.values())
     y, last_state, states = scan(*operands, True, False, True)

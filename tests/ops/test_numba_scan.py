@@ -71,6 +71,14 @@ def test_huge_steps_forget_exactly():
     assert_close(scan_error(case))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_growing_states_are_kept(reverse):
+    case = scan_case(2, 20, 20, 4, dt_softplus=False, reverse=reverse)
+    case.operands["A"] = case.operands["A"].abs() / 4
+    assert run_scan(case)[1].abs().max() > 100
+    assert_close(scan_error(case), values=2e-6, gradients=2e-5)
+
+
 def test_growing_states_overflow_to_infinity_and_not_to_nonsense():
     case = scan_case(1, 3, 8, 1, optional=False, dt_softplus=False)
     for name in ("x", "A", "B", "C", "dt"):

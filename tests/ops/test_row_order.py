@@ -204,6 +204,38 @@ def test_out_receives_the_output(strided, backend):
         assert whole[..., :CHANNELS].isnan().all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autograd_notices_an_output_that_it_still_needs(backend):
+    values, out = operands(8, dtype_of(backend)), torch.zeros(BATCH, 8, CHANNELS, dtype=dtype_of(backend))
+    scale = torch.ones((), dtype=out.dtype, requires_grad=True)
+    loss = (scale * out).sum()
+    selective_scan(**values, out=out, backend=backend)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.fixture
+def _poisoned_memory():
+    torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_poisoned_memory")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["order", "lengths", "both"])
+def test_no_memory_is_read_before_it_is_written(kind, backend):
+    assert torch.isnan(torch.empty(3)).all()
+    table, options = tables(19, kind), {"return_last_state": True, "backend": backend}
+    values = operands(19, dtype_of(backend))
+    found = gradients_of(lambda leaves: selective_scan(**leaves, **table, **options), values)
+    convolved = gradients_of(
+        lambda leaves: causal_conv1d_silu(**leaves, **table, backend=backend), conv_operands(19, dtype_of(backend))
+    )
+    for name, tensor in (*found.items(), *convolved.items()):
+        assert tensor.isfinite().all(), name
+
+
 def test_wrong_tables_are_named():
     values = operands(8, torch.float32)
     natural = torch.arange(8)
@@ -213,6 +245,7 @@ def test_wrong_tables_are_named():
         (natural.clone().fill_(3), "order must name each row from 0 to 7 once"),
         (natural + 1, "order must name each row from 0 to 7 once"),
         (natural - 1, "order must name each row from 0 to 7 once"),
+        (natural.to("meta"), "order is on meta but x is on cpu"),
     ):
         for backend in BACKENDS:
             with pytest.raises(ShapeError, match=message):
@@ -223,6 +256,8 @@ def test_wrong_tables_are_named():
         (torch.tensor([8, 8]), r"lengths must be \(batch,\), here \(3,\), got \(2,\)"),
         (torch.tensor([8, 9, 8]), r"lengths must lie in 0 to 8, got \[8, 9, 8\]"),
         (torch.tensor([8, -1, 8]), r"lengths must lie in 0 to 8"),
+        (torch.tensor([8.0, 8.0, 8.0]), r"lengths must be int64, got torch.float32"),
+        (torch.tensor([8, 8, 8], device="meta"), r"lengths is on meta but x is on cpu"),
     ):
         for backend in BACKENDS:
             with pytest.raises(ShapeError, match=message):
@@ -235,6 +270,10 @@ def test_wrong_out_is_named():
         selective_scan(**values, out=torch.empty(BATCH, 8, 1))
     with pytest.raises(ShapeError, match="out must have the dtype of x"):
         selective_scan(**values, out=torch.empty(BATCH, 8, CHANNELS, dtype=torch.float16))
+    with pytest.raises(ShapeError, match="out is written to, but its elements share memory"):
+        selective_scan(**values, out=torch.empty(1, 8, CHANNELS).expand(BATCH, -1, -1))
+    with pytest.raises(UsageError, match="out cannot be used where a gradient is needed"):
+        selective_scan(**values, out=torch.empty(BATCH, 8, CHANNELS, requires_grad=True))
     values["A"].requires_grad_()
     with pytest.raises(UsageError, match="out cannot be used where a gradient is needed"):
         selective_scan(**values, out=torch.empty(BATCH, 8, CHANNELS))

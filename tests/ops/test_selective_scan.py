@@ -309,6 +309,9 @@ def test_the_operator_keeps_the_contract_of_torch_library():
         case = scan_case(2, 20, 8, 4, groups=2)
         *tensors, initial_state = (tensor.requires_grad_(keep_starts) for tensor in case.operands.values())
         torch.library.opcheck(chunked.scan, (*tensors, initial_state, True, False, keep_starts))
+    *tensors, initial_state = (tensor.detach() for tensor in case.operands.values())
+    y, last_state, starts = chunked.scan(*tensors, initial_state, True, False, True)
+    torch.library.opcheck(chunked._scan_backward, (y, last_state, *tensors, starts, True, False))
 
 
 def test_meta_tensors_have_the_right_shapes():

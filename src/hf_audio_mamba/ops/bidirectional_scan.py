@@ -44,7 +44,7 @@ def bidirectional_scan(
         ShapeError: If an argument has the wrong rank, size, dtype or device; the message names it.
         BackendError: If the backend asked for is unknown or cannot serve the call.
     """
-    forwards, backwards = _checked(forwards), _checked(backwards)
+    forwards, backwards = _checked(forwards, "forwards"), _checked(backwards, "backwards")
     x, A, B, z = forwards.x, forwards.A, forwards.B, forwards.z
     tensors = (*forwards, *backwards)
     needs_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -61,8 +61,8 @@ def bidirectional_scan(
     )
 
 
-def _checked(operands: ScanOperands) -> ScanOperands:
-    check_operands(*operands)
+def _checked(operands: ScanOperands, direction: str) -> ScanOperands:
+    check_operands(*operands, operation=f"bidirectional_scan: {direction}")
     if operands.B.ndim == 4:
         return operands
     return operands._replace(B=operands.B.unsqueeze(2), C=operands.C.unsqueeze(2))

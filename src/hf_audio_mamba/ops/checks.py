@@ -46,6 +46,8 @@ def check_argument(operation: str, name: str, tensor: Tensor, axes: str, shape: 
 
 
 def _check_dtype(operation: str, name: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided:
+        raise ShapeError(f"{operation}: {name} must be dense, got {tensor.layout}; convert it with {name}.to_dense().")
     if tensor.dtype not in FLOATING:
         raise ShapeError(
             f"{operation}: {name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}; "

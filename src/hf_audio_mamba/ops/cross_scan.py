@@ -59,29 +59,39 @@ def cross_scan_2d(
     frames = x.reshape(batch, height * width, channels)
     columns = column_order(height, width, x.device)
     total: Tensor | None = None
-    for route in range(ROUTES):
+    # unbind, not indexing: the backward of an index fills the whole tensor with zeros once a route.
+    sequences = zip(*(cells.flatten(1, 2).unbind(2) for cells in (dt, B, C)), strict=True)
+    parameters = zip(*(_each(parameter) for parameter in (A, D, dt_bias)), strict=True)
+    for route, ((dt_k, B_k, C_k), (A_k, D_k, bias_k)) in enumerate(zip(sequences, parameters, strict=True)):
         y = selective_scan(
             frames,
-            dt[..., route, :].flatten(1, 2),
-            A[route],
-            B[..., route, :].flatten(1, 2),
-            C[..., route, :].flatten(1, 2),
-            None if D is None else D[route],
-            dt_bias=None if dt_bias is None else dt_bias[route],
+            dt_k,
+            A_k,
+            B_k,
+            C_k,
+            D_k,
+            dt_bias=bias_k,
             dt_softplus=dt_softplus,
             reverse=route >= ROUTES // 2,
             order=columns if route % 2 else None,
             backend=backend,
         )
-        total = y if total is None else total + y
+        total = y if total is None else total.add_(y)
+        del y  # two maps at a time, not three
     assert total is not None
     return total.view(x.shape)
+
+
+def _each(parameter: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The parameter of every route."""
+    return (None,) * ROUTES if parameter is None else parameter.unbind(0)
 
 
 def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dt_bias: Tensor | None) -> None:
     if x.ndim != 4 or x.numel() == 0:
         raise ShapeError(f"{NAME}: x must be (batch, height, width, channels), not empty, got shape {tuple(x.shape)}.")
     batch, height, width, channels = x.shape
+    check_argument(NAME, "x", x, "(batch, height, width, channels)", x.shape, x)
     if A.ndim != 3 or A.shape[2] == 0:
         raise ShapeError(f"{NAME}: A must be ({ROUTES}, channels, state) with state > 0, got shape {tuple(A.shape)}.")
     state = A.shape[2]

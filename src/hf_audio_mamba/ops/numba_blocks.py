@@ -143,15 +143,21 @@ def with_unit_stride(tensor: Tensor) -> Tensor: ...
 @overload
 def with_unit_stride(tensor: None) -> None: ...
 def with_unit_stride(tensor: Tensor | None) -> Tensor | None:
-    """The tensor itself, or a copy if its last dimension is not contiguous."""
-    if tensor is None or tensor.stride(-1) == 1 or tensor.shape[-1] == 1:
-        return tensor
-    return tensor.contiguous()
+    """The tensor itself, or a copy if its last dimension is not contiguous or its memory holds the negated values."""
+    if tensor is None:
+        return None
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
+@overload
+def contiguous(tensor: Tensor) -> Tensor: ...
+@overload
+def contiguous(tensor: None) -> None: ...
 def contiguous(tensor: Tensor | None) -> Tensor | None:
     """The tensor itself, or a contiguous copy."""
-    return None if tensor is None else tensor.contiguous()
+    return None if tensor is None else tensor.contiguous().resolve_neg()
 
 
 def empty(*shape: int) -> Tensor:

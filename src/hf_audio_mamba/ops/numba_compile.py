@@ -11,6 +11,7 @@ from typing import Any
 from numba import config, njit
 
 _logger = logging.getLogger(__name__)
+_warned = False
 
 kernel_part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
 """Decorator of the functions that kernels call: without the entries for Python and C, which double the compile time."""
@@ -73,11 +74,14 @@ class Kernel:
             self.dispatcher(*arguments)
 
     def _forgo_cache(self, error: Exception) -> None:
-        _logger.warning(
+        global _warned
+        _logger.log(
+            logging.DEBUG if _warned else logging.WARNING,  # what ails one cache mostly ails all of them
             "%s is compiled in memory, as numba's cache cannot be used (%s: %s); "
             "NUMBA_CACHE_DIR names a folder for it.",
             self._function.__name__,
             type(error).__name__,
             error,
         )
+        _warned = True
         self.dispatcher = njit(nogil=True, no_cfunc_wrapper=True)(self._function)

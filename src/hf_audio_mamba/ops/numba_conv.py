@@ -34,7 +34,7 @@ def _layout(x: Tensor, weight: Tensor) -> ConvLayout:
 
 def _pack(layout: ConvLayout, weight: Tensor, bias: Tensor | None) -> Tensor:
     parameters = empty(layout.partition.blocks, layout.width + 1, LANES)
-    weight, bias = weight.contiguous(), contiguous(bias)
+    weight, bias = contiguous(weight), contiguous(bias)
     kernels.conv_pack(layout, parameters.data_ptr(), weight.data_ptr(), address_of(bias))
     return parameters
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.errors import BackendError
+from hf_audio_mamba.ops import single_step
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
 
 
@@ -62,7 +63,7 @@ def selective_scan(
     from hf_audio_mamba.ops.numba_eager import is_traced
 
     checkpoints = _needs_gradient(operands)
-    traced = is_traced(x)
+    traced = is_traced((*operands, out))
     if out is not None and out.dtype == torch.float32 and not traced:
         return out, numba_scan.scan_out(out, *operands, dt_softplus, reverse, order, lengths)
     untraced: Callable[..., Any] = numba_scan.differentiable_scan if checkpoints else numba_scan.compute_scan
@@ -107,7 +108,7 @@ def causal_conv1d_silu(
     ]
     differentiable = _needs_gradient(operands)
     untraced: Callable[..., Tensor] = numba_conv.differentiable_conv if differentiable else numba_conv.compute_conv
-    run = numba_conv.conv if is_traced(x) else untraced
+    run = numba_conv.conv if is_traced(operands) else untraced
     y: Tensor = run(*operands, reverse, order, lengths)
     return y.to(x.dtype)
 
@@ -127,10 +128,14 @@ def selective_state_update(
 ) -> Tensor:
     """One step of the scan; arguments and result as in `hf_audio_mamba.ops.reference.selective_state_update`.
 
-    Half precision is converted to float32 and the output back; the state is float32.
+    Half precision is converted to float32 and the output back; the state is float32. Inside traces and transforms of
+    torch, which no kernel can read memory in, plain PyTorch takes the step.
     """
+    from hf_audio_mamba.ops.numba_eager import is_traced
     from hf_audio_mamba.ops.numba_step import state_step
 
+    if is_traced((state, x, dt, A, B, C, D, z, dt_bias)):
+        return single_step.selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus=dt_softplus)
     y = state_step(
         state,
         _single(x),
@@ -149,10 +154,14 @@ def selective_state_update(
 def causal_conv1d_silu_update(conv_state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """One step of the convolution; arguments and result as in `hf_audio_mamba.ops.reference.causal_conv1d_silu_update`.
 
-    Half precision is converted to float32 and back, states too.
+    Half precision is converted to float32 and back, states too. Inside traces and transforms plain PyTorch takes over,
+    as in `selective_state_update`.
     """
+    from hf_audio_mamba.ops.numba_eager import is_traced
     from hf_audio_mamba.ops.numba_step import convolution_step
 
+    if is_traced((conv_state, x, weight, bias)):
+        return single_step.causal_conv1d_silu_update(conv_state, x, weight, bias)
     recent = _single(conv_state)
     y = convolution_step(recent, _single(x), _single(weight), None if bias is None else _single(bias))
     if recent is not conv_state:
@@ -174,4 +183,4 @@ def mixer_step(
 
 
 def _single(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float32 else tensor.float()
+    return tensor if tensor.dtype == torch.float32 and not tensor.is_neg() else tensor.float().resolve_neg()

@@ -4,7 +4,7 @@ The first call of a registered operator imports torch's compiler, which takes lo
 every call passes through several layers of Python.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
-def is_traced(tensor: Tensor) -> bool:
-    """Whether torch.compile, torch.export or another tool that needs the registered operator is looking."""
-    plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
-    return torch.compiler.is_compiling() or not plain or _get_current_dispatch_mode() is not None
+
+def is_traced(operands: Sequence[Tensor | None]) -> bool:
+    """Whether torch.compile, torch.export or another tool that needs the registered operator is looking.
+
+    Memory may be read only where none is: what torch.func transforms and what subclasses wrap has none of its own.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or any(type(tensor) not in _PLAIN for tensor in operands)
+        or _get_current_dispatch_mode() is not None
+        or torch._C._are_functorch_transforms_active()  # as torch.autograd.Function asks
+        or torch._C._get_tracing_state() is not None  # as torch.jit.is_tracing does
+    )
 
 
 def eager(

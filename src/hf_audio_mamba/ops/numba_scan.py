@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from hf_audio_mamba.ops import numba_scan_backward as backward_kernels
 from hf_audio_mamba.ops import numba_scan_forward as forward_kernels
@@ -161,7 +162,7 @@ def scan_into(
     batch, _, channels = y.shape
     layout = _layout(operands.x, operands.B, dt_softplus, checkpoints)
     last_state = empty(batch, channels, layout.state)
-    states = empty(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
+    states = rows.memory_for(batch, layout.slots, layout.partition.blocks, layout.state, LANES)
     inputs, _parameters = _inputs(operands, states, layout, rows)
     first_state = address_of(operands.initial_state)
 
@@ -179,11 +180,14 @@ def scan_out(out: Tensor, *arguments: Any) -> Tensor:
     """Run the scan on the arguments of `scan` but `checkpoints`, write its output to `out`, return the last state."""
     *operands, dt_softplus, reverse, order, lengths = arguments
     rows = _row_order(out, reverse, order, lengths)
-    y = out if out.stride(-1) == 1 else rows.memory_for(*out.shape)
+    direct = out.stride(-1) == 1 and not out.is_neg()
+    y = out if direct else rows.memory_for(*out.shape)
     if rows.partial:
         y.zero_()
     last_state, _ = scan_into(y, ScanTensors(*operands), rows, dt_softplus=dt_softplus)
-    if y is not out:
+    if direct:
+        increment_version(out)  # autograd may have kept it for a backward pass
+    else:
         out.copy_(y)
     return last_state
 

@@ -144,7 +144,11 @@ def _check_out(out: Tensor, x: Tensor, needs_backward: bool) -> None:
     check_argument(NAME, "out", out, "(batch, length, channels)", x.shape, x)
     if out.dtype != x.dtype:
         raise ShapeError(f"{NAME}: out must have the dtype of x, {x.dtype}, got {out.dtype}.")
-    if needs_backward:
+    if any(step == 0 and size > 1 for step, size in zip(out.stride(), out.shape, strict=True)):
+        raise ShapeError(
+            f"{NAME}: out is written to, but its elements share memory (strides {out.stride()}); pass out.clone()."
+        )
+    if needs_backward or (torch.is_grad_enabled() and out.requires_grad):
         raise UsageError(f"{NAME}: out cannot be used where a gradient is needed; leave it out or use torch.no_grad().")
 
 
@@ -158,32 +162,35 @@ def check_operands(
     z: Tensor | None,
     dt_bias: Tensor | None,
     initial_state: Tensor | None,
+    *,
+    operation: str = NAME,
 ) -> None:
     """Check ranks, sizes, dtypes and devices of what `selective_scan` is given.
 
     Raises:
         ShapeError: If one is wrong; the message names it.
     """
-    check_input(NAME, x)
+    check_input(operation, x)
     batch, length, channels = x.shape
     if A.ndim != 2 or A.shape[1] == 0:
-        raise ShapeError(f"{NAME}: A must be (channels, state) with state > 0, got shape {tuple(A.shape)}.")
+        raise ShapeError(f"{operation}: A must be (channels, state) with state > 0, got shape {tuple(A.shape)}.")
     state = A.shape[1]
-    check_argument(NAME, "dt", dt, "(batch, length, channels)", x.shape, x)
-    check_argument(NAME, "A", A, "(channels, state)", (channels, state), x)
+    check_argument(operation, "dt", dt, "(batch, length, channels)", x.shape, x)
+    check_argument(operation, "A", A, "(channels, state)", (channels, state), x)
     if B.ndim == 4:
         groups = B.shape[2]
         if groups == 0 or channels % groups:
-            raise ShapeError(f"{NAME}: B has {groups} groups, which do not divide the {channels} channels of x.")
+            raise ShapeError(f"{operation}: B has {groups} groups, which do not divide the {channels} channels of x.")
         axes, sizes = "(batch, length, groups, state)", [batch, length, groups, state]
     else:
         axes, sizes = "(batch, length, state)", [batch, length, state]
-    check_argument(NAME, "B", B, axes, sizes, x)
-    check_argument(NAME, "C", C, f"shaped as B, {axes}", sizes, x)
+    check_argument(operation, "B", B, axes, sizes, x)
+    check_argument(operation, "C", C, f"shaped as B, {axes}", sizes, x)
     for name, vector in (("D", D), ("dt_bias", dt_bias)):
         if vector is not None:
-            check_argument(NAME, name, vector, "(channels,)", (channels,), x)
+            check_argument(operation, name, vector, "(channels,)", (channels,), x)
     if z is not None:
-        check_argument(NAME, "z", z, "(batch, length, channels)", x.shape, x)
+        check_argument(operation, "z", z, "(batch, length, channels)", x.shape, x)
     if initial_state is not None:
-        check_argument(NAME, "initial_state", initial_state, "(batch, channels, state)", (batch, channels, state), x)
+        shape = (batch, channels, state)
+        check_argument(operation, "initial_state", initial_state, "(batch, channels, state)", shape, x)
