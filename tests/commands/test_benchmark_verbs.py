@@ -140,5 +140,7 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_decode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result, text = measured("decode", tmp_path, capsys)
     check(result, text, "decode")
-    (difference,) = differences(result).values()
-    assert 0 < difference < 1e-4  # another computation, the same logits
+    step, prompt = differences(result).values()
+    assert 0 < step < 1e-4  # another computation, the same logits
+    assert 0 < prompt < 1e-4
+    assert len(result["figures"]) == 3

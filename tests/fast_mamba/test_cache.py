@@ -1,14 +1,12 @@
-"""Fast models with a cache: steps, chunks, generation, and who may touch the kernel of a step."""
-
-import copy
+"""Fast models with a cache: steps, chunks, generation."""
 
 import pytest
 import torch
 from transformers import DynamicCache, FalconMambaForCausalLM, MambaForCausalLM
 
 from hf_audio_mamba.errors import ShapeError
-from hf_audio_mamba.ops import available_backends, mixer_step, scan_backend
-from tests.fast_mamba.models import VOCABULARY, assert_same, mixers, tokens, twins
+from hf_audio_mamba.ops import scan_backend
+from tests.fast_mamba.models import assert_same, mixers, tokens, twins
 
 
 @pytest.fixture(autouse=True)
@@ -17,20 +15,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    """Counts the steps that one kernel takes."""
-    count = []
-    original = mixer_step.mixer_step
-
-    def counting(*arguments):
-        count.append(arguments[4] is not None)
-        return original(*arguments)
-
-    monkeypatch.setattr(mixer_step, "mixer_step", counting)
-    return count
 
 
 def in_pieces(model, ids, lengths, **options):
@@ -128,67 +112,3 @@ def test_a_padded_prompt_continues_as_it_does_alone():
     together = fast.generate(ids, attention_mask=mask, do_sample=False, **GENERATION)
     alone = stock.generate(ids[1:, 4:], do_sample=False, **GENERATION)
     assert torch.equal(together[1, 9:], alone[0, 5:])
-
-
-needs_kernel = pytest.mark.skipif("numba" not in available_backends(), reason="needs numba")
-
-
-@needs_kernel
-def test_a_plain_model_takes_each_step_of_a_block_in_one_kernel(steps):
-    _, fast = twins()
-    with torch.no_grad():
-        cache = fast(tokens(1, 3), use_cache=True).cache_params
-        assert steps == []
-        fast(tokens(1, 1), cache_params=cache, use_cache=True)
-        assert steps == [True] * 3
-        fast(tokens(1, 1), attention_mask=torch.ones(1, 5), cache_params=cache, use_cache=True)
-    assert steps == [True] * 6
-
-
-@needs_kernel
-def test_hooks_are_called_in_steps_too(steps):
-    stock, fast = twins()
-    ids = tokens(1, 5)
-    seen = []
-    first, second, third = fast.backbone.layers
-    for module in (first.mixer.x_proj, second.mixer, third.norm):
-        module.register_forward_hook(lambda module, inputs, output: seen.append(type(module).__name__))
-    with torch.no_grad():
-        cache = fast(ids[:, :4], use_cache=True).cache_params
-        seen.clear()
-        step = fast(ids[:, 4:], cache_params=cache, use_cache=True).logits
-        assert_same(step, stock(ids).logits[:, 4:])
-    assert seen == ["Linear", "MambaMixer", "MambaRMSNorm"]
-    assert steps == [False, False]  # the mixers of the second and third block, without their norms
-
-
-@needs_kernel
-def test_steps_follow_the_parameters_however_they_change(steps):
-    stock, fast = twins()
-    ids = tokens(1, 5)
-    changes = (
-        lambda parameter: parameter.mul_(1.5),
-        lambda parameter: parameter.data.add_(0.1),
-        lambda parameter: setattr(parameter, "data", parameter.data.flip(0)),
-    )
-    with torch.no_grad():
-        cache = fast(ids[:, :4], use_cache=True).cache_params
-        for change in changes:
-            for model in (stock, fast):
-                for mixer in mixers(model):
-                    for parameter in (mixer.A_log, mixer.D, mixer.in_proj.weight, mixer.dt_proj.bias):
-                        change(parameter)
-            expected = stock(ids[:, 4:], cache_params=copy.deepcopy(cache), use_cache=True).logits
-            actual = fast(ids[:, 4:], cache_params=copy.deepcopy(cache), use_cache=True).logits
-            assert_same(actual, expected)
-    assert len(steps) == 9
-
-
-def test_steps_with_gradients_have_them():
-    _, fast = twins()
-    ids = tokens(1, 5)
-    cache = fast(ids[:, :4], use_cache=True).cache_params
-    logits = fast(ids[:, 4:], cache_params=cache, use_cache=True).logits
-    assert logits.shape == (1, 1, VOCABULARY)
-    logits.sum().backward()
-    assert all(mixer.dt_proj.weight.grad.abs().max() > 0 for mixer in mixers(fast))

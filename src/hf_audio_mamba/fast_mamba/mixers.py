@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import Cache
@@ -34,7 +35,7 @@ class _TimeMajorMixer:
     in_proj: nn.Module
     conv1d: nn.Conv1d
     x_proj: nn.Module
-    dt_proj: nn.Module
+    dt_proj: nn.Linear
     out_proj: nn.Module
     A_log: Tensor
     D: Tensor
@@ -56,7 +57,7 @@ class _TimeMajorMixer:
         Returns:
             `(batch, length, hidden)`.
         """
-        mask = _padding_mask(attention_mask, hidden_states)
+        mask = padding_mask(attention_mask, hidden_states)
         if cache_params is None:
             return self._mix_sequence(hidden_states, mask, None, None, None)
         if mask is None:
@@ -75,16 +76,26 @@ class _TimeMajorMixer:
         None, and nothing is changed, if the kernel does not serve here: it takes one frame on the CPU in float32, a
         cache that has begun, and projections whose call does nothing but apply their weights.
         """
-        if not self._takes_step(hidden_states, cache_params):
+        operands = self.step_operands(hidden_states, cache_params)
+        if operands is None or _has_any_global_hook():  # type: ignore[no-untyped-call]  # torch's
             return None
-        conv_state = cache_params.get_conv_state(self.layer_idx)
-        weights = None if conv_state is None else self._plain_weights()
-        if weights is None:
-            return None
-        state = cache_params.get_recurrent_state(self.layer_idx)
+        conv_state, state, weights = operands
         if not mixer_step.serves(conv_state, state, hidden_states, weights, norm):
             return None
         return mixer_step.mixer_step(conv_state, state, hidden_states, weights, norm)
+
+    def step_operands(self, hidden_states: Tensor, cache_params: Cache) -> tuple[Tensor, Tensor, MixerWeights] | None:
+        """The states of the convolution and of the scan, and the parameters, for a step by these alone.
+
+        None where it takes more than them: more than one frame, a cache to begin, modules that do not just apply their
+        weights.
+        """
+        if not self._takes_step(hidden_states, cache_params):
+            return None
+        conv_state = cache_params.get_conv_state(self.layer_idx)
+        state = cache_params.get_recurrent_state(self.layer_idx)
+        weights = None if conv_state is None or state is None else self._plain_weights()
+        return None if weights is None else (conv_state, state, weights)
 
     def _takes_step(self, hidden_states: Tensor, cache_params: Cache) -> bool:
         return hidden_states.shape[1] == 1 and not cache_params.is_recording_past(self.layer_idx)
@@ -109,10 +120,10 @@ class _TimeMajorMixer:
         convolved = causal_conv1d_silu(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, initial_state=past)
         if mask is not None:
             convolved = convolved * mask  # the bias of the convolution would reach the state
-        dt, B, C = self._select(convolved)
+        dt, dt_bias, B, C = self._select(convolved)
         A = -torch.exp(self.A_log.float())
         y, last_state = selective_scan(
-            convolved, dt, A, B, C, self.D.float(), z, initial_state=state, return_last_state=True
+            convolved, dt, A, B, C, self.D.float(), z, dt_bias, initial_state=state, return_last_state=True
         )
         if cache_params is not None:
             self._write(cache_params, x.detach(), last_state.detach())
@@ -127,29 +138,37 @@ class _TimeMajorMixer:
         x = causal_conv1d_silu_update(conv_state, x, self.conv1d.weight.squeeze(1), self.conv1d.bias)
         if mask is not None:
             x = x * mask[:, 0]
-        dt, B, C = self._select(x[:, None])
+        dt, dt_bias, B, C = self._select(x[:, None])
         A = -torch.exp(self.A_log.float())
-        y = selective_state_update(state, x, dt[:, 0], A, B[:, 0], C[:, 0], self.D.float(), z)
+        y = selective_state_update(state, x, dt[:, 0], A, B[:, 0], C[:, 0], self.D.float(), z, dt_bias)
         mixed: Tensor = self.out_proj(y[:, None])
         return mixed
 
-    def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Step sizes before softplus `(batch, length, channels)` and B, C `(batch, length, state)` for each frame."""
+    def _select(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Step sizes before softplus `(batch, length, channels)`, their bias, B and C `(batch, length, state)`."""
         sizes = [self.time_step_rank, self.ssm_state_size, self.ssm_state_size]
         dt, B, C = self.x_proj(x).split(sizes, dim=-1)
-        return self.dt_proj(dt), B, C
+        return *self._step_sizes(dt), B, C
+
+    def _step_sizes(self, dt: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Step sizes, and the bias that the scan is to add to them: it does so in passing, `dt_proj` in a sweep."""
+        if torch.compiler.is_compiling() or not is_plain(self.dt_proj) or _has_any_global_hook():  # type: ignore[no-untyped-call]  # torch's
+            return self.dt_proj(dt), None
+        return F.linear(dt, self.dt_proj.weight), self.dt_proj.bias
 
     def _plain_weights(self) -> MixerWeights | None:
         """The parameters, if calling the projections as modules comes to the same as using these."""
         # Through the dictionaries: looking up this many attributes of modules takes as long as a third of the step.
         modules = self._modules
         projections = [modules[name] for name in ("in_proj", "x_proj", "dt_proj", "out_proj")]
-        if not all(map(_is_plain, projections)) or _has_any_global_hook():  # type: ignore[no-untyped-call]  # torch's
+        if not all(map(is_plain, projections)) or not is_plain(modules["conv1d"], nn.Conv1d):
             return None
         inward, selecting, timing, outward = (module._parameters for module in projections)
         if selecting["bias"] is not None:
             return None
         convolution, own = modules["conv1d"]._parameters, self._parameters
+        if own.get("A_log") is None or own.get("D") is None:
+            return None  # they are computed from others
         return MixerWeights(
             inward["weight"],
             inward["bias"],
@@ -180,10 +199,10 @@ class FastMambaMixer(_TimeMajorMixer, MambaMixer):
 class FastFalconMambaMixer(_TimeMajorMixer, FalconMambaMixer):
     """`FalconMambaMixer` on this package's operations: it normalises the step sizes' input, B and C."""
 
-    def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _select(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         sizes = [self.time_step_rank, self.ssm_state_size, self.ssm_state_size]
         dt, B, C = self.x_proj(x).split(sizes, dim=-1)
-        return self.dt_proj(self.dt_layernorm(dt)), self.b_layernorm(B), self.c_layernorm(C)
+        return *self._step_sizes(self.dt_layernorm(dt)), self.b_layernorm(B), self.c_layernorm(C)
 
     def _plain_weights(self) -> None:
         """None: the step in one kernel has no normalisation."""
@@ -196,16 +215,20 @@ class FastMambaBlock(MambaBlock):
         self, hidden_states: Tensor, cache_params: Cache | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
         """Arguments and result as in the class it derives from."""
-        if cache_params is not None and hidden_states.shape[1] == 1 and self._is_plain():
-            norm = Norm(self.norm.weight, self.norm.variance_epsilon)
-            if _padding_mask(attention_mask, hidden_states) is None:
+        if cache_params is not None and hidden_states.shape[1] == 1:
+            norm = self.plain_norm()
+            if norm is not None and padding_mask(attention_mask, hidden_states) is None:
                 output: Tensor | None = self.mixer.fused_step(hidden_states, cache_params, norm)
                 if output is not None:
                     return output
         return super().forward(hidden_states, cache_params=cache_params, attention_mask=attention_mask)  # type: ignore[no-any-return]
 
-    def _is_plain(self) -> bool:
-        return _is_plain(self.norm, MambaRMSNorm) and _is_plain(self.mixer, FastMambaMixer)
+    def plain_norm(self) -> Norm | None:
+        """The norm, if calling it and the mixer as modules does nothing but what their classes do."""
+        norm, mixer = self._modules["norm"], self._modules["mixer"]
+        if not is_plain(norm, MambaRMSNorm) or not is_plain(mixer, FastMambaMixer):
+            return None
+        return Norm(norm._parameters["weight"], norm.variance_epsilon)
 
 
 # Device maps are drawn along the classes that a model lists by this name; pickle goes by the qualified name.
@@ -217,7 +240,7 @@ for _fast, _stock in (
     _fast.__name__ = _stock.__name__
 
 
-def _padding_mask(attention_mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
+def padding_mask(attention_mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
     """The mask of these frames `(batch, length, 1)`, or None where it is known to hide nothing."""
     if attention_mask is None:
         return None
@@ -242,7 +265,7 @@ def _can_update(state: Tensor | None, hidden_states: Tensor) -> bool:
     return state.dtype == dtype and state.is_contiguous()
 
 
-def _is_plain(module: nn.Module, expected: type[nn.Module] = nn.Linear) -> bool:
+def is_plain(module: nn.Module, expected: type[nn.Module] = nn.Linear) -> bool:
     """Whether calling a module does nothing but what its class does."""
     if type(module) is not expected or "forward" in vars(module):
         return False

@@ -1,14 +1,15 @@
-"""Changing the side of a model: the classes of its mixers and blocks, and nothing else."""
+"""Changing the side of a model: the classes of its mixers, blocks and head, and nothing else."""
 
 from types import MethodType
 from typing import TypeVar
 
 from torch import nn
-from transformers.models.falcon_mamba.modeling_falcon_mamba import FalconMambaMixer
-from transformers.models.mamba.modeling_mamba import MambaBlock, MambaMixer
+from transformers.models.falcon_mamba.modeling_falcon_mamba import FalconMambaForCausalLM, FalconMambaMixer
+from transformers.models.mamba.modeling_mamba import MambaBlock, MambaForCausalLM, MambaMixer, MambaModel
 
 from hf_audio_mamba.errors import UnsupportedModelError
 from hf_audio_mamba.fast_mamba.mixers import FastFalconMambaMixer, FastMambaBlock, FastMambaMixer
+from hf_audio_mamba.fast_mamba.models import FastHead, FastMambaModel
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -17,8 +18,10 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
     MambaMixer: FastMambaMixer,
     FalconMambaMixer: FastFalconMambaMixer,
     MambaBlock: FastMambaBlock,
+    MambaModel: FastMambaModel,
 }
-_STOCK = {fast: stock for stock, fast in _FAST.items()}
+_STOCK = {fast: stock for stock, fast in _FAST.items()} | {FastHead: nn.Linear}
+_WITH_HEAD = (MambaForCausalLM, FalconMambaForCausalLM)
 
 
 def use_fast_mamba(model: ModuleT) -> ModuleT:
@@ -49,7 +52,10 @@ def use_fast_mamba(model: ModuleT) -> ModuleT:
     """
     for name, mixer in _mixers(model):
         _check(name, mixer)
-    _change_classes(model, _FAST)
+    for module in model.modules():
+        _change_class(module, _FAST)
+        if isinstance(module, _WITH_HEAD):
+            _change_class(module.lm_head, {nn.Linear: FastHead})
     return model
 
 
@@ -66,7 +72,8 @@ def use_stock_mamba(model: ModuleT) -> ModuleT:
         UnsupportedModelError: If the model has no Mamba mixer that `use_fast_mamba` takes.
     """
     _mixers(model)
-    _change_classes(model, _STOCK)
+    for module in model.modules():
+        _change_class(module, _STOCK)
     return model
 
 
@@ -96,11 +103,10 @@ def _check(name: str, mixer: nn.Module) -> None:
         )
 
 
-def _change_classes(model: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
-    for module in model.modules():
-        new_class = classes.get(type(module))
-        if new_class is None:
-            continue
-        module.__class__ = new_class
-        if "_old_forward" in vars(module):  # accelerate's hooks keep the method that they call
-            vars(module)["_old_forward"] = MethodType(new_class.forward, module)
+def _change_class(module: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:
+    new_class = classes.get(type(module))
+    if new_class is None:
+        return
+    module.__class__ = new_class
+    if "_old_forward" in vars(module):  # accelerate's hooks keep the method that they call
+        vars(module)["_old_forward"] = MethodType(new_class.forward, module)

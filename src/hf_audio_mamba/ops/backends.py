@@ -165,6 +165,16 @@ def mixer_step_function(name: str) -> Callable[..., Tensor]:
     return _numba().mixer_step if name == "numba" else reference.mixer_step
 
 
+def stack_step_function(name: str) -> Callable[..., Tensor]:
+    """A backend's step of a stack of blocks, with the signature of `reference.stack_step`."""
+    return _numba().stack_step if name == "numba" else reference.stack_step
+
+
+def few_rows_linear_function(name: str) -> Callable[..., Tensor]:
+    """A backend's linear layer of few rows, with the signature of `reference.few_rows_linear`."""
+    return _numba().few_rows_linear if name == "numba" else reference.few_rows_linear
+
+
 def _step_module(name: str) -> Any:
     """What computes single steps for a backend: plain PyTorch unless it has kernels for them."""
     if name == "numba":
@@ -266,6 +276,8 @@ _OPERATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "state_update": state_update_function,
     "conv_update": conv_update_function,
     "mixer_step": mixer_step_function,
+    "stack_step": stack_step_function,
+    "few_rows_linear": few_rows_linear_function,
 }
 
 

@@ -6,9 +6,11 @@ its own since at a batch of one torch's matrix products read weights from memory
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from hf_audio_mamba.ops import backends
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+from hf_audio_mamba.ops.numba_eager import is_traced
 
 MAX_BATCH = 8
 """Rows from which on matrix products that use a weight more than once for each time it is read are faster."""
@@ -20,6 +22,8 @@ SMALL_WEIGHT = 1_500_000
 """Numbers in the weight of the first projection up to which one thread has read all the mixer's weights before separate
 calls have done their half millisecond of work beside that, whatever the number of threads."""
 
+_PLAIN_TYPES = (Tensor, Parameter)
+
 
 def serves(
     conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights, norm: Norm | None = None
@@ -30,26 +34,30 @@ def serves(
     where no gradient is wanted, nothing traces or casts, and the numba backend is what `auto`, or the backend asked
     for, leads to.
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if not may_serve(hidden_states, weights):
         return False
-    if hidden_states.shape[0] > MAX_BATCH:
-        return False
-    if weights.in_weight.numel() > SMALL_WEIGHT and torch.get_num_threads() > FEW_THREADS:
-        return False
-    if not _fit(conv_state, state, hidden_states, weights, norm):
+    if not fits(shapes_of(conv_state, hidden_states, weights), conv_state, state, hidden_states, weights, norm):
         return False
     variant = (weights.conv_weight.shape[-1], weights.A_log.shape[1], norm is not None, False)
     return backends.choose(None, "cpu", torch.float32, "mixer_step", variant) == "numba"
 
 
-def _fit(conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: MixerWeights, norm: Norm | None) -> bool:
-    """Whether shapes, dtypes, devices and layouts are as the kernel takes them for granted."""
+def may_serve(hidden_states: Tensor, weights: MixerWeights) -> bool:
+    """Whether a step of mixers with such weights in one kernel is the faster way, and nothing traces or casts."""
+    if is_traced((hidden_states,)) or torch.is_autocast_enabled("cpu"):
+        return False
+    if hidden_states.shape[0] > MAX_BATCH:
+        return False
+    return weights.in_weight.numel() <= SMALL_WEIGHT or torch.get_num_threads() <= FEW_THREADS
+
+
+def shapes_of(conv_state: Tensor, hidden_states: Tensor, weights: MixerWeights) -> tuple[tuple[int, ...], ...]:
+    """The shapes that belong to the sizes of this step: of its states, its input, its norm's weight, its weights."""
     batch, _, hidden = hidden_states.shape
     channels, size = weights.A_log.shape
     width, rank = weights.conv_weight.shape[-1], weights.dt_weight.shape[-1]
     history = max(conv_state.shape[-1], width - 1)
-    tensors = (conv_state, state, hidden_states, None if norm is None else norm.weight, *weights)
-    shapes = (
+    return (
         (batch, channels, history),
         (batch, channels, size),
         (batch, 1, hidden),
@@ -66,17 +74,37 @@ def _fit(conv_state: Tensor, state: Tensor, hidden_states: Tensor, weights: Mixe
         (hidden, channels),
         (hidden,),
     )
+
+
+def fits(
+    shapes: tuple[tuple[int, ...], ...],
+    conv_state: Tensor,
+    state: Tensor,
+    hidden_states: Tensor,
+    weights: MixerWeights,
+    norm: Norm | None,
+) -> bool:
+    """Whether shapes, dtypes, devices and layouts are as the kernel takes them for granted."""
+    tensors = (conv_state, state, hidden_states, None if norm is None else norm.weight, *weights)
     wants_gradients = torch.is_grad_enabled()
     for tensor, shape in zip(tensors, shapes, strict=True):
         if tensor is None:
             continue
-        if tensor.shape != shape or tensor.dtype != torch.float32 or not tensor.is_cpu:
+        # Written out for speed: a step asks this of all parameters.
+        if tensor.shape != shape or tensor.dtype != torch.float32:
+            return False
+        if type(tensor) not in _PLAIN_TYPES or not tensor.is_cpu:
             return False
         if wants_gradients and tensor.requires_grad:
             return False
         if not tensor.is_contiguous() and tensor is not conv_state:
             return False
     return 0 not in conv_state.stride()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is float32 numbers in this process's memory, and no subclass that keeps them in another way."""
+    return tensor.dtype == torch.float32 and tensor.is_cpu and type(tensor) in _PLAIN_TYPES
 
 
 def mixer_step(

@@ -36,11 +36,8 @@ _compiling = threading.RLock()  # of numba's setting, which all threads share
 
 
 @contextmanager
-def _quick_compilation(dispatcher: Any) -> Iterator[None]:
+def _quick_compilation() -> Iterator[None]:
     """Let LLVM optimise at level 2 while a kernel is compiled: a quarter less time, and the kernels are as fast."""
-    if dispatcher.signatures:
-        yield
-        return
     with _compiling:
         level, config.OPT = config.OPT, type(config.OPT)(2)
         try:
@@ -67,7 +64,10 @@ class Kernel:
     def __call__(self, *arguments: Any) -> None:
         """Run the kernel."""
         try:
-            with _quick_compilation(self.dispatcher):
+            if self.dispatcher.signatures:  # entering a context takes as long as a small kernel
+                self.dispatcher(*arguments)
+                return
+            with _quick_compilation():
                 self.dispatcher(*arguments)
         except Exception as error:  # reading or writing the cache: a damaged one raises whatever pickle makes of it
             self._forgo_cache(error)

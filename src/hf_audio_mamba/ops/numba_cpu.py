@@ -177,9 +177,21 @@ def mixer_step(
     norm: Norm | None,
 ) -> Tensor:
     """One step of a mixer or block; arguments and result as in `hf_audio_mamba.ops.reference.mixer_step`, float32."""
-    from hf_audio_mamba.ops.numba_step_mixer import mixer_step as step
+    return stack_step(conv_state, state, hidden_states, blocks=((weights, norm),), norm=None)
 
-    return step(conv_state, state, hidden_states, weights, norm)
+
+def stack_step(*tensors: Tensor, blocks: Sequence[tuple[MixerWeights, Norm | None]], norm: Norm | None) -> Tensor:
+    """One step of a stack of blocks; arguments and result as in `hf_audio_mamba.ops.reference.stack_step`, float32."""
+    from hf_audio_mamba.ops.numba_step_stack import stack_step as step
+
+    return step(tensors[:-1], tensors[-1], blocks, norm)
+
+
+def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer of few rows; arguments and result as in `hf_audio_mamba.ops.reference.few_rows_linear`."""
+    from hf_audio_mamba.ops.numba_step_linear import linear
+
+    return linear(x, weight, bias)
 
 
 def _single(tensor: Tensor) -> Tensor:

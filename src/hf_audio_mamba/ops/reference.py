@@ -4,6 +4,8 @@ They favour being obviously right over speed and memory, compute in float64 wher
 and leave differentiation to autograd.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -142,7 +144,7 @@ def mixer_step(
     """One step of a Mamba mixer or block; arguments as in `hf_audio_mamba.ops.mixer_step`, states updated in place."""
     hidden = hidden_states[:, 0]
     if norm is not None:
-        hidden = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight
+        hidden = _normalise(hidden, norm)
     x, z = F.linear(hidden, weights.in_weight, weights.in_bias).chunk(2, dim=-1)
     x = causal_conv1d_silu_update(conv_state.transpose(1, 2), x, weights.conv_weight.flatten(1), weights.conv_bias)
     sizes = [weights.dt_weight.shape[1], state.shape[2], state.shape[2]]
@@ -152,3 +154,23 @@ def mixer_step(
     y = selective_state_update(state, x, dt, A, B[:, None], C[:, None], weights.D, z, None, dt_softplus=True)
     mixed = F.linear(y, weights.out_weight, weights.out_bias)[:, None]
     return mixed if norm is None else mixed + hidden_states
+
+
+def stack_step(*tensors: Tensor, blocks: Sequence[tuple[MixerWeights, Norm | None]], norm: Norm | None) -> Tensor:
+    """One step of a stack of Mamba blocks, arguments as in `hf_audio_mamba.ops.stack_step`.
+
+    The tensors are the states, two of each block in turn and updated in place, and then the input.
+    """
+    *states, hidden_states = tensors
+    for conv_state, state, (weights, block_norm) in zip(states[::2], states[1::2], blocks, strict=True):
+        hidden_states = mixer_step(conv_state, state, hidden_states, weights, block_norm)
+    return hidden_states if norm is None else _normalise(hidden_states, norm)
+
+
+def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer: x (batch, in), weight (out, in), bias (out,) or None."""
+    return F.linear(x, weight, bias)
+
+
+def _normalise(x: Tensor, norm: Norm) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight

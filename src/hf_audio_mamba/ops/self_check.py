@@ -27,12 +27,13 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
     """Why a kernel may not be used, or None; computed once for each kernel variant in a process.
 
     Args:
-        operation: `"scan"`, `"conv"`, `"state_update"`, `"conv_update"` or `"mixer_step"`.
+        operation: A key of `CHECKS`.
         candidate: The backend's function.
         variant: What selects a kernel. For `"scan"`: (state size, groups, dt_softplus, gated, reverse,
             needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
             (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
-            `"mixer_step"`: (width, state size, has_norm, False).
+            `"mixer_step"`: (width, state size, has_norm, False); for `"stack_step"`: (width, state size, False); for
+            `"few_rows_linear"`: (has_bias, False).
         device: Where the candidate computes; the reference does on the CPU.
     """
     found: list[str | None] = []
@@ -52,7 +53,7 @@ def _problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, 
     *call, needs_backward = variant
     try:
         with torch.set_grad_enabled(bool(needs_backward)):
-            arguments, truth, states = _CHECKS[operation]
+            arguments, truth, states = CHECKS[operation]
             tensors, options = arguments(*call)
             if states:
                 truth, candidate = _on_copies(states, truth), _on_copies(states, candidate)
@@ -125,6 +126,19 @@ def _mixer_step_arguments(width: int, state_size: int, has_norm: int) -> tuple[l
     return [*states, draw(BATCH, 1, hidden)], options
 
 
+def _stack_step_arguments(width: int, state_size: int) -> tuple[list[Any], dict[str, Any]]:
+    (*states, hidden_states), options = _mixer_step_arguments(width, state_size, True)
+    more_states = [state / 2 for state in states]
+    blocks = [(options["weights"], options["norm"])] * 2
+    return [*states, *more_states, hidden_states], {"blocks": blocks, "norm": options["norm"]}
+
+
+def _few_rows_linear_arguments(has_bias: int) -> tuple[list[Any], dict[str, Any]]:
+    draw = _Draw()
+    width = 5 * CHANNELS_PER_GROUP
+    return [draw(BATCH, width), draw(LENGTH, width), draw(LENGTH) if has_bias else None], {}
+
+
 def _on_copies(states: int, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """An update of its first arguments in place as a function from them to the output and the new states."""
 
@@ -160,12 +174,14 @@ def _results(function: Callable[..., Any], tensors: list[Tensor | None], device:
     return [result.cpu() for result in results]
 
 
-_CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
+CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
     "scan": (_scan_arguments, reference.selective_scan, 0),
     "conv": (_conv_arguments, reference.causal_conv1d_silu, 0),
     "state_update": (_state_update_arguments, reference.selective_state_update, 1),
     "conv_update": (_conv_update_arguments, reference.causal_conv1d_silu_update, 1),
     "mixer_step": (_mixer_step_arguments, reference.mixer_step, 2),
+    "stack_step": (_stack_step_arguments, reference.stack_step, 4),
+    "few_rows_linear": (_few_rows_linear_arguments, reference.few_rows_linear, 0),
 }
 """For each operation: a function from its variant to tensors and options, the truth, and how many first tensors it
 updates in place."""
