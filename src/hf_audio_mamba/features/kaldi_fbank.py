@@ -66,23 +66,25 @@ class KaldiFbank:
         return 1 << (self.win_length - 1).bit_length()
 
     def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Compute the filter bank of one clip.
+        """Compute filter banks.
 
         Computed in double precision: in single precision the rounding of a loud bin shows in quiet ones beside it, by
         up to 6e-3 in the logarithm.
 
         Args:
-            waveform: `(samples,)`, float32 or float64, on any device. Less than one window is padded with zeros to
-                one.
+            waveform: `(samples,)` or `(batch, samples)`, float32 or float64, on any device. Less than one window is
+                padded with zeros to one. Differentiable.
 
         Returns:
-            `(frames, bands)` in the dtype of `waveform`, at least `SILENCE`. The number of frames is
-            `1 + (samples - win_length) // hop_length`, at least 1.
+            `(frames, bands)` or `(batch, frames, bands)` in the dtype of `waveform`, at least `SILENCE`. The number of
+            frames is `1 + (samples - win_length) // hop_length`, at least 1.
 
         Raises:
             ShapeError: If the tensor has another rank or dtype, or no samples.
         """
         check_waveform(waveform)
+        if waveform.ndim == 2:
+            return torch.stack([self(row) for row in waveform])
         samples = waveform.double()
         missing = self.win_length - samples.shape[-1]
         if missing > 0:

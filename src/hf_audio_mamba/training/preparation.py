@@ -117,6 +117,9 @@ def build_model(args: ModelArguments, dataset: AudioDataset) -> tuple[PreTrained
     overrides = parse_assignments(args.config_overrides, option="--config_overrides")
     _apply_overrides(config, overrides)
     _match_bands(config, extractor, overrides)
+    if hasattr(config, "padding_value") and "padding_value" not in overrides:
+        # It follows from the statistics that features are normalised with.
+        config.padding_value = extractor.padding_value
     config.id2label = dict(enumerate(dataset.label_names))
     config.label2id = {name: index for index, name in enumerate(dataset.label_names)}
     config.problem_type = dataset.problem_type

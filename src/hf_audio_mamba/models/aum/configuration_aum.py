@@ -1,6 +1,7 @@
 """Configuration of AuM."""
 
 # No `from __future__ import annotations` here: it would turn off the type checks of @strict.
+import math
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -102,16 +103,14 @@ class AuMConfig(AudioConfig):
             }
         )
         self._check_positive("rms_norm_eps", "initializer_range")
-
-    def validate_grid(self) -> None:
-        """Check that patches cover every band and frame: what is left over would never be heard."""
         for name in ("num_mel_bins", "max_length"):
             size = getattr(self, name)
+            # Patches must cover every band and frame: what is left over would never be heard.
             if size % self.patch_size:
-                below = size // self.patch_size * self.patch_size
+                above = math.ceil(size / self.patch_size) * self.patch_size
+                fitting = above if size < self.patch_size else f"{above - self.patch_size} or {above}"
                 raise ValueError(
-                    f"{name} must be a multiple of patch_size ({self.patch_size}), not {size}; "
-                    f"take {below or self.patch_size} or {below + self.patch_size}"
+                    f"{name} must be a multiple of patch_size ({self.patch_size}), not {size}; take {fitting}"
                 )
 
     def validate_choices(self) -> None:
