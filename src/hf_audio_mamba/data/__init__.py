@@ -2,7 +2,7 @@
 
 from hf_audio_mamba.data.audio_dataset import PROBLEM_TYPES, AudioDataset, Clip
 from hf_audio_mamba.data.audio_folder import load_audio_folder
-from hf_audio_mamba.data.augmentation import AugmentationConfig
+from hf_audio_mamba.data.augmentation_config import AugmentationConfig
 from hf_audio_mamba.data.feature_cache import FeatureTable, compute_features
 from hf_audio_mamba.data.feature_dataset import AudioCollator, FeatureDataset
 from hf_audio_mamba.data.hub_dataset import load_hub_dataset
