@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClas
 
 import hf_audio_mamba  # noqa: F401  # makes the models known to the Auto classes
 from hf_audio_mamba.training import parse_arguments
-from hf_audio_mamba.training.arguments import parse_assignments
+from hf_audio_mamba.training.assignments import parse_assignments
 
 ROOT = Path(__file__).resolve().parents[1] / "hub_configs"
 PRESETS = sorted(path.parent for path in ROOT.rglob("config.json"))

@@ -82,7 +82,8 @@ class AugmentationConfig:
     @classmethod
     def off(cls) -> "AugmentationConfig":
         """No change at all."""
-        return cls(**{entry.name: 0 for entry in fields(cls) if entry.type is not bool})
+        nothing: dict[str, Any] = {entry.name: 0 for entry in fields(cls) if entry.type is not bool}
+        return cls(**nothing)
 
     @property
     def mixup_rate(self) -> float:

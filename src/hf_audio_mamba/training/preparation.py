@@ -31,13 +31,8 @@ from hf_audio_mamba.data import (
 )
 from hf_audio_mamba.errors import CheckpointError, UsageError
 from hf_audio_mamba.hub import check_model_folder
-from hf_audio_mamba.training.arguments import (
-    DataArguments,
-    ModelArguments,
-    check_names,
-    nearest,
-    parse_assignments,
-)
+from hf_audio_mamba.training.arguments import DataArguments, ModelArguments
+from hf_audio_mamba.training.assignments import check_names, nearest, parse_assignments
 
 SYNTHETIC_NOTES = "synthetic-notes"
 
