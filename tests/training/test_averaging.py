@@ -190,7 +190,7 @@ class TestTraining:
             make_trainer(tmp_path / "run", **settings).train(resume_from_checkpoint=True)
 
     def test_validation_must_have_scored_a_checkpoint(self, make_trainer: MakeTrainer) -> None:
-        arguments = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 100, "save_steps": 2}
-        run = make_trainer(**{**self.SETTINGS, **arguments, "num_train_epochs": 1, "load_best_model_at_end": False}, metric_for_best_model="loss")
+        arguments = {"eval_delay": 9, "num_train_epochs": 1, "load_best_model_at_end": False}
+        run = make_trainer(**{**self.SETTINGS, **arguments}, metric_for_best_model="loss")
         with pytest.raises(CheckpointError, match="no checkpoint has a validation score"):
             run.train()
