@@ -76,6 +76,7 @@ def test_recipes_are_valid(recipe: Path, tmp_path: Path) -> None:
         splits={},
         label_names=[f"label {index}" for index in range(80)],
         problem_type=data_args.problem_type,
+        info={},
     )
     with torch.device("meta"):
         model, extractor = build_model(model_args, dataset)
