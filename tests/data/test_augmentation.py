@@ -1,26 +1,20 @@
+import math
+from dataclasses import asdict
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_audio_mamba.data import AugmentationConfig
-from hf_audio_mamba.data.augmentation import FeatureLayout, augment, mix
+from hf_audio_mamba.data.augmentation import FeatureLayout, augment
 from hf_audio_mamba.errors import UsageError
 
 NORMALIZED = FeatureLayout(num_mel_bins=32, feature_size=44)
 RAW = FeatureLayout(32, 44, floor=-80.0, ceiling=0.0, units_per_db=1.0, chroma_floor=0.0)
-OFF = dict.fromkeys(
-    (
-        "spec_augment_time_masks",
-        "spec_augment_frequency_masks",
-        "time_shift",
-        "gain_db",
-        "filter_db",
-        "noise_db",
-        "mixup_alpha",
-    ),
-    0,
-)
+# dB as such, in steps of 1/2: the floor is 100 dB below a full scale that clips may pass.
+ABSOLUTE = FeatureLayout(32, 32, floor=-50.0, ceiling=math.inf, units_per_db=0.5)
+OFF = {name: value for name, value in asdict(AugmentationConfig.off()).items() if not isinstance(value, bool)}
 seeds = st.integers(0, 2**32)
 
 
@@ -153,6 +147,111 @@ def test_frequency_masks_silence_mel_bands_only(seed):
     assert (changed[:, touched] == -1).all()
 
 
+@given(seed=seeds, frames=st.integers(1, 60))
+def test_time_masks_of_absolute_width(seed, frames):
+    longest = 7
+    features, changed = change(
+        seed, frames, spec_augment_time_masks=1, spec_augment_time_frames=longest, spec_augment_time_fraction=0.9
+    )
+    assert (changed != features).any(axis=1).sum() <= longest
+
+
+def test_absolute_widths_are_reached():
+    widths = {"time": set(), "frequency": set()}
+    for seed in range(300):
+        features, changed = change(seed, spec_augment_time_masks=1, spec_augment_time_frames=7)
+        widths["time"].add(int((changed != features).any(axis=1).sum()))
+        features, changed = change(seed, spec_augment_frequency_masks=1, spec_augment_frequency_bands=5)
+        widths["frequency"].add(int((changed != features).any(axis=0).sum()))
+    assert widths == {"time": set(range(8)), "frequency": set(range(6))}
+
+
+@given(seed=seeds)
+def test_masks_may_hold_the_mean_of_each_band(seed):
+    strengths = {"spec_augment_time_masks": 2, "spec_augment_frequency_masks": 2}
+    features, silent = change(seed, **strengths)
+    _, changed = change(seed, spec_augment_mean=True, **strengths)
+    hidden = silent != features
+    mean = np.broadcast_to(features.astype(np.float64).mean(axis=0), features.shape)
+    np.testing.assert_allclose(changed[hidden], mean[hidden], atol=1e-5)
+    # Cells that were silent look untouched in the one and hold the mean in the other.
+    np.testing.assert_array_equal(changed[~hidden & (features != -1)], features[~hidden & (features != -1)])
+
+
+@given(seed=seeds, frames=st.integers(1, 60))
+def test_roll_is_circular(seed, frames):
+    features, changed = change(seed, frames, time_roll_frames=10)
+    candidates = {shift: np.roll(features, shift, axis=0) for shift in range(-10, 11)}
+    assert any(np.array_equal(changed, candidate) for candidate in candidates.values())
+
+
+def test_rolls_reach_both_ends():
+    shifts = set()
+    for seed in range(200):
+        features, changed = change(seed, time_roll_frames=3)
+        shifts |= {s for s in range(-5, 6) if np.array_equal(changed, np.roll(features, s, axis=0))}
+    assert shifts == set(range(-3, 4))
+
+
+def test_feature_noise_is_uniform_up_to_a_strength_of_each_clip():
+    flat = np.zeros((200, 32), np.float32)
+    config = AugmentationConfig(**{**OFF, "feature_noise": 0.1})
+    clips = [augment(flat, ABSOLUTE, config, np.random.default_rng(seed)) for seed in range(100)]
+    strengths = np.array([clip.max() for clip in clips])
+    assert all(clip.min() >= 0 for clip in clips)
+    assert strengths.max() <= 0.1
+    np.testing.assert_allclose(np.sort(strengths), np.linspace(0, 0.1, 100), atol=0.015)
+    np.testing.assert_allclose([clip.mean() for clip in clips], strengths / 2, rtol=0.05)
+    np.testing.assert_allclose([clip.std() for clip in clips], strengths / math.sqrt(12), rtol=0.05)
+
+
+class TestAbsoluteLevels:
+    @staticmethod
+    def clip() -> np.ndarray:
+        """Levels up to 20 dB above full scale, silent cells among them, in steps of half a dB."""
+        levels = np.random.default_rng(0).uniform(-130, 20, (50, 32)) / 2
+        return np.maximum(levels, -50).astype(np.float32)
+
+    def changes(self, **strengths) -> list[np.ndarray]:
+        config = AugmentationConfig(**{**OFF, **strengths})
+        return [augment(self.clip(), ABSOLUTE, config, np.random.default_rng(seed)) for seed in range(60)]
+
+    def test_gain_has_no_upper_end(self):
+        clip, gains = self.clip(), []
+        for changed in self.changes(gain_db=8.0):
+            np.testing.assert_array_equal(changed[clip == -50], -50)
+            difference = (changed - clip)[changed > -50]
+            assert np.ptp(difference) < 1e-4
+            gains.append(difference[0])
+        assert -4 <= min(gains) < -3.5
+        assert 3.5 < max(gains) <= 4
+
+    def test_filter_does_not_refer_to_the_maximum(self):
+        clip, middles = self.clip(), []
+        for changed in self.changes(filter_db=9.0):
+            difference = np.where(changed > -50, changed - clip, np.nan)
+            response = np.nanmedian(difference, axis=0)
+            assert np.nanmax(np.abs(difference - response)) < 1e-4
+            assert np.abs(response).max() <= 4.5 + 1e-4
+            middles.append(response.mean())
+        # Drawn around 0 dB, and not pushed to one side.
+        assert abs(np.mean(middles)) < 1
+
+    def test_noise_adds_its_power(self):
+        clip = self.clip()
+        silence = np.tile(ABSOLUTE.silence(), (50, 1))
+        config = AugmentationConfig(**{**OFF, "noise_db": 60.0})
+        noise = augment(silence, ABSOLUTE, config, np.random.default_rng(1))
+        noisy = augment(clip, ABSOLUTE, config, np.random.default_rng(1))
+
+        def power(features: np.ndarray) -> np.ndarray:
+            return 10 ** (2 * features.astype(np.float64) / 10)
+
+        expected = 10 * np.log10(power(clip) + power(noise) - 1e-10) / 2
+        np.testing.assert_allclose(noisy, expected, atol=0.01)
+        assert noisy.max() > 0
+
+
 def test_masks_reach_both_ends():
     ends = np.zeros(4, dtype=bool)
     for seed in range(300):
@@ -169,32 +268,6 @@ def test_silent_clips_stay_silent():
     np.testing.assert_array_equal(augment(silent, NORMALIZED, quiet, np.random.default_rng(0)), silent)
 
 
-class TestMix:
-    first, second = make_features(30), make_features(30, seed=1)
-
-    def test_weights(self):
-        generator = np.random.default_rng(0)
-        np.testing.assert_array_equal(mix(self.first, self.second, 1.0, NORMALIZED, generator), self.first)
-        np.testing.assert_array_equal(mix(self.first, self.second, 0.0, NORMALIZED, generator), self.second)
-        mixed = mix(self.first, self.second, 0.75, NORMALIZED, generator)
-        np.testing.assert_allclose(mixed, 0.75 * self.first + 0.25 * self.second, atol=1e-6)
-        assert mixed.dtype == np.float32
-
-    @settings(max_examples=30)
-    @given(seed=seeds, frames=st.integers(1, 60))
-    def test_other_lengths_are_cut_or_set_in_silence(self, seed, frames):
-        other = make_features(frames, seed=2)
-        partner = mix(self.first, other, 0.0, NORMALIZED, np.random.default_rng(seed))
-        assert partner.shape == self.first.shape
-        slack = abs(frames - 30)
-        if frames >= 30:
-            candidates = [other[start : start + 30] for start in range(slack + 1)]
-        else:
-            silence = np.tile(NORMALIZED.silence(), (slack, 1))
-            candidates = [np.vstack([silence[:start], other, silence[start:]]) for start in range(slack + 1)]
-        assert any(np.array_equal(partner, candidate) for candidate in candidates)
-
-
 class TestConfig:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
@@ -206,6 +279,13 @@ class TestConfig:
             ("spec_augment_time_fraction", 1.1, "at most 1"),
             ("mixup_probability", 2, "at most 1"),
             ("time_shift", 1.0, "below 1"),
+            ("spec_augment_time_frames", 6.5, "whole number"),
+            ("time_roll_frames", True, "must be a number"),
+            ("feature_noise", -0.1, "at least 0"),
+            ("spec_augment_mean", 1, "true or false"),
+            ("mixup_labels", "no", "true or false"),
+            ("cutmix_probability", 1.5, "at most 1"),
+            ("cutmix_alpha", float("nan"), "finite"),
         ],
     )
     def test_bad_values_are_named(self, name, value, message):
@@ -216,6 +296,23 @@ class TestConfig:
         assert AugmentationConfig(mixup_alpha=0.3).mixes
         assert not AugmentationConfig(mixup_alpha=0.3, mixup_probability=0).mixes
         assert not AugmentationConfig().mixes
+
+    @pytest.mark.parametrize("settings", [{"mixup_labels": False}, {"mixup_power": True}])
+    def test_ways_to_mix_need_mixup(self, settings):
+        with pytest.raises(UsageError, match="set mixup_alpha above 0"):
+            AugmentationConfig(**settings)
+        AugmentationConfig(mixup_alpha=0.5, **settings)
+
+    def test_a_clip_is_mixed_or_cut(self):
+        with pytest.raises(UsageError, match="come to more than 1"):
+            AugmentationConfig(mixup_alpha=0.5, mixup_probability=0.7, cutmix_alpha=1.0)
+        AugmentationConfig(mixup_probability=0.7, cutmix_alpha=1.0)
+
+    def test_labels_soften_where_they_are_mixed(self):
+        assert AugmentationConfig(mixup_alpha=0.5).softens_labels
+        assert AugmentationConfig(cutmix_alpha=1.0).softens_labels
+        assert not AugmentationConfig(mixup_alpha=0.5, mixup_labels=False).softens_labels
+        assert not AugmentationConfig().softens_labels
 
 
 @pytest.mark.parametrize("layout", [NORMALIZED, RAW])

@@ -1,5 +1,6 @@
 import errno
 import logging
+import math
 import resource
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hf_audio_mamba.data import Clip, compute_features
 from hf_audio_mamba.data.feature_cache import feature_layout
 from hf_audio_mamba.errors import DataError, OutputError, UsageError
 from hf_audio_mamba.features import load_audio
+from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor
 from hf_audio_mamba.models.momamba import MoMambaFeatureExtractor
 
 
@@ -87,6 +89,23 @@ class TestFeatures:
             np.testing.assert_allclose(layout.silence(), frame, atol=1e-5)
         assert feature_layout(plain).units_per_db * 80 == pytest.approx(2)
         assert feature_layout(raw).units_per_db == 1
+
+    def test_layout_is_what_the_extractor_says(self):
+        class Absolute(AudioFeatureExtractor):
+            num_mel_bins = 3
+            floor, ceiling, units_per_db = -100.0, math.inf, 1.0
+
+        extractor = Absolute(
+            feature_size=3,
+            sampling_rate=8000,
+            hop_length=80,
+            padding_side="left",
+            padding_value=0.0,
+            return_attention_mask=True,
+        )
+        layout = feature_layout(extractor)
+        assert (layout.floor, layout.ceiling, layout.units_per_db) == (-100.0, math.inf, 1.0)
+        np.testing.assert_array_equal(layout.silence(), [-100.0] * 3)
 
 
 class TestCache:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,33 @@ class TestMixup:
         assert all(label.shape == (3,) and label.dtype == np.float32 for label in labels)
         assert any(label.max() == 1 for label in labels)
 
+    def test_labels_may_stay_those_of_the_clip(self):
+        noisy = replace(MIX_ONLY, mixup_labels=False)
+        plain = make_dataset(augmentation=noisy, num_labels=None, max_frames=None)
+        weighed = make_dataset(augmentation=MIX_ONLY, max_frames=None)
+        assert [plain[index]["labels"] for index in range(6)] == LABELS
+        for index in range(6):
+            np.testing.assert_array_equal(plain[index]["input_values"], weighed[index]["input_values"])
+
+    @pytest.mark.parametrize("rate", [0.2, 0.5])
+    def test_rate(self, rate):
+        table = make_table([20] * 6)
+        dataset = FeatureDataset(table, LABELS, augmentation=replace(MIX_ONLY, mixup_probability=rate), num_labels=3)
+        mixed = 0
+        for epoch in range(200):
+            dataset.set_epoch(epoch)
+            mixed += sum(not np.allclose(dataset[i]["input_values"], table.load(i), atol=1e-6) for i in range(6))
+        # A clip may meet itself: one time in six nothing changes.
+        assert mixed / 1200 == pytest.approx(rate * 5 / 6, abs=0.05)
+
+    def test_powers(self):
+        dataset = make_dataset(augmentation=replace(MIX_ONLY, mixup_power=True), max_frames=None)
+        # Relative levels again refer to their own maximum.
+        assert all(dataset[index]["input_values"].max() == pytest.approx(1) for index in range(6))
+        foreign = replace(make_table(), layout=FeatureLayout(16, 16, units_per_db=0.0))
+        with pytest.raises(UsageError, match="mixup_power: the features of this model"):
+            FeatureDataset(foreign, LABELS, augmentation=replace(MIX_ONLY, mixup_power=True), num_labels=3)
+
     def test_class_indices_need_the_number_of_classes(self):
         for num_labels in (None, 2):
             with pytest.raises(UsageError, match="num_labels, above the largest class index 2"):
@@ -241,3 +269,58 @@ def test_features_come_from_files_as_from_memory(tmp_path: Path):
     first, second = FeatureDataset(table, LABELS, **options), FeatureDataset(on_disk, LABELS, **options)
     for index in range(6):
         assert_items_equal(first[index], second[index])
+
+
+class TestCutMix:
+    CUT = replace(CROP_ONLY, cutmix_alpha=1.0, cutmix_probability=0.5)
+
+    def test_labels_are_weighed_by_area(self):
+        table = make_table([20] * 3)
+        dataset = FeatureDataset(table, [0, 1, 2], augmentation=self.CUT, num_labels=3)
+        cut = 0
+        for epoch in range(100):
+            dataset.set_epoch(epoch)
+            for index in range(3):
+                item = dataset[index]
+                area = [(item["input_values"] == table.load(clip)).mean() for clip in range(3)]
+                np.testing.assert_allclose(item["labels"], area, atol=1e-6)
+                cut += item["labels"][index] < 1
+        # Half of them, a third of those with themselves, and a rectangle may round to nothing.
+        assert 60 < cut <= 130
+
+    def test_multi_label_targets_are_weighed_too(self):
+        targets = [[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]
+        table = make_table([20] * 3)
+        dataset = FeatureDataset(table, targets, augmentation=self.CUT)
+        for epoch in range(20):
+            dataset.set_epoch(epoch)
+            for index in range(3):
+                item = dataset[index]
+                area = [(item["input_values"] == table.load(clip)).mean() for clip in range(3)]
+                np.testing.assert_allclose(item["labels"], np.array(area) @ targets, atol=1e-6)
+
+    def test_no_clip_is_both_mixed_and_cut(self):
+        table = make_table([20] * 3)
+        both = replace(MIX_ONLY, mixup_probability=0.5, cutmix_alpha=1.0, cutmix_probability=0.5)
+        dataset = FeatureDataset(table, [0, 1, 2], augmentation=both, num_labels=3)
+        kinds = {"mixed": 0, "cut": 0}
+        for epoch in range(100):
+            dataset.set_epoch(epoch)
+            for index in range(3):
+                item = dataset[index]
+                if item["labels"][index] == 1:
+                    continue
+                cells = np.array([item["input_values"] == table.load(clip) for clip in range(3)])
+                blend = sum(weight * table.load(clip) for clip, weight in enumerate(item["labels"]))
+                cut = bool(cells.any(axis=0).all())
+                assert cut or np.allclose(item["input_values"], blend, atol=1e-5)
+                kinds["cut" if cut else "mixed"] += 1
+        assert min(kinds.values()) > 50
+
+
+def test_rolled_clips():
+    table = make_table()
+    rolled = FeatureDataset(table, LABELS, roll_frames=3)
+    for index in range(6):
+        np.testing.assert_array_equal(rolled[index]["input_values"], np.roll(table.load(index), 3, axis=0))
+    assert rolled.lengths == list(LENGTHS)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_audio_mamba.data import ClassBalancedSampler, LengthGroupedSampler
+from hf_audio_mamba.data import ClassBalancedSampler, ClassQueueSampler, LengthGroupedSampler
 from hf_audio_mamba.errors import ShapeError, UsageError
 
 LABELS = [0] * 900 + [1] * 90 + [2] * 10
@@ -60,6 +60,65 @@ class TestClassBalanced:
     def test_no_labels(self):
         with pytest.raises(ShapeError, match="labels is empty"):
             ClassBalancedSampler([])
+
+
+class TestClassQueue:
+    def test_every_round_has_every_class_once(self):
+        sampler = ClassQueueSampler(LABELS, seed=0)
+        classes = sorted(set(LABELS))
+        drawn = [LABELS[index] for index in sampler]
+        assert len(drawn) == len(LABELS) == len(sampler)
+        rounds = [drawn[start : start + len(classes)] for start in range(0, len(drawn), len(classes))]
+        assert all(sorted(one) == classes for one in rounds[:-1])
+        assert len(set(rounds[-1])) == len(rounds[-1]), "the last round may be cut short"
+        assert len({tuple(one) for one in rounds[:-1]}) > 1, "classes are shuffled in each round"
+
+    def test_clips_of_a_class_come_equally_often(self):
+        sampler = ClassQueueSampler([0] * 5 + [1] * 95, seed=1)
+        counts = np.zeros(100)
+        for epoch in range(400):
+            sampler.set_epoch(epoch)
+            np.add.at(counts, list(sampler), 1)
+        # Half of 40000 draws for each class; five standard deviations of a binomial count.
+        np.testing.assert_allclose(counts[:5], 4000, atol=5 * np.sqrt(4000))
+        np.testing.assert_allclose(counts[5:], 20_000 / 95, atol=5 * np.sqrt(20_000 / 95))
+
+    def test_clips_of_several_classes_stand_for_each(self):
+        labels = [[1.0, 0.0, 0.0]] * 3 + [[1.0, 1.0, 0.0]] + [[0.0, 0.0, 0.0]] * 4
+        sampler = ClassQueueSampler(labels, seed=0)
+        counts = np.zeros(8)
+        for epoch in range(1000):
+            sampler.set_epoch(epoch)
+            np.add.at(counts, list(sampler), 1)
+        # 4000 draws of class 0 among four clips, 4000 of class 1 with one clip, none of the other clips.
+        np.testing.assert_allclose(counts[:3], 1000, atol=160)
+        assert counts[3] == pytest.approx(5000, abs=160)
+        assert counts[4:].sum() == 0
+
+    @given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(0, 5))
+    def test_queue_is_a_function_of_seed_and_epoch(self, labels, epoch):
+        first, second = (ClassQueueSampler(labels, seed=3) for _ in range(2))
+        first.set_epoch(epoch + 1)
+        list(first)
+        for sampler in (first, second):
+            sampler.set_epoch(epoch)
+        assert list(first) == list(first) == list(second)
+        assert set(first) <= set(range(len(labels)))
+
+    def test_epochs_and_seeds_differ(self):
+        queues = set()
+        for seed in (0, 1):
+            sampler = ClassQueueSampler(LABELS, seed=seed)
+            for epoch in (0, 1):
+                sampler.set_epoch(epoch)
+                queues.add(tuple(sampler))
+        assert len(queues) == 4
+
+    def test_nothing_to_balance(self):
+        with pytest.raises(ShapeError, match="labels is empty"):
+            ClassQueueSampler([])
+        with pytest.raises(UsageError, match="no clip has a class"):
+            ClassQueueSampler([[0.0, 0.0]])
 
 
 class TestLengthGrouped:

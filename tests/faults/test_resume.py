@@ -16,6 +16,7 @@ from hf_audio_mamba.training import AudioTrainer, trainer
 
 MakeTrainer = Callable[..., AudioTrainer]
 STEPS = 9  # three epochs of three
+CUT = AugmentationConfig(cutmix_alpha=1.0, time_roll_frames=3, feature_noise=0.1, spec_augment_mean=True)
 SETTINGS: dict[str, Any] = {
     "augmentation": AugmentationConfig(mixup_alpha=0.4, time_shift=0.2),
     "save_strategy": "steps",
@@ -58,6 +59,21 @@ def crash(run: AudioTrainer, after: int) -> None:
         pytest.param(7, {}, id="from a checkpoint at the end of an epoch"),
         pytest.param(5, {"train_sampling_strategy": "class_balanced"}, id="balanced"),
         pytest.param(5, {"train_sampling_strategy": "group_by_length"}, id="by length"),
+        pytest.param(5, {"train_sampling_strategy": "class_queue", "augmentation": CUT}, id="class queue and CutMix"),
+        pytest.param(
+            5,
+            {"lr_scheduler_type": "htsat", "lr_scheduler_kwargs": {"rates": [0.1, 1.0], "epochs": [2, 4]}},
+            id="by HTS-AT's rates",
+        ),
+        pytest.param(
+            5,
+            {
+                "lr_scheduler_type": "epoch_decay",
+                "lr_scheduler_kwargs": {"start": 2, "gamma": 0.5, "warmup_stair": 2},
+                "warmup_steps": 6,
+            },
+            id="by decay an epoch",
+        ),
         pytest.param(3, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, id="accumulating"),
         pytest.param(5, {"dataloader_num_workers": 2}, id="with workers", marks=pytest.mark.slow),
         pytest.param(
@@ -71,10 +87,11 @@ def crash(run: AudioTrainer, after: int) -> None:
 def test_resumed_run_equals_uninterrupted_run(
     make_trainer: MakeTrainer, tmp_path: Path, after: int, arguments: dict[str, Any]
 ) -> None:
-    straight = make_trainer(tmp_path / "straight", **{**SETTINGS, **arguments, "save_strategy": "no"})
+    settings = {**SETTINGS, **arguments}
+    straight = make_trainer(tmp_path / "straight", **{**settings, "save_strategy": "no"})
     straight.train()
-    crash(make_trainer(tmp_path / "crashed", **SETTINGS, **arguments), after)
-    resumed = make_trainer(tmp_path / "crashed", **SETTINGS, **arguments)
+    crash(make_trainer(tmp_path / "crashed", **settings), after)
+    resumed = make_trainer(tmp_path / "crashed", **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == STEPS
     assert torch.equal(weights(resumed), weights(straight))

@@ -4,7 +4,7 @@ import pytest
 
 from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.training import AudioTrainingArguments, DataArguments, ModelArguments
-from hf_audio_mamba.training.arguments import check_names, parse_assignments
+from hf_audio_mamba.training.assignments import check_names, parse_assignments
 
 
 def test_assignments_are_read_as_json_or_text() -> None:
@@ -75,6 +75,17 @@ def test_model_arguments_are_either_scratch_or_fine_tuning() -> None:
         ({"eval_strategy": "sometimes"}, "sometimes"),
         ({"save_strategy": "steps", "save_steps": 10}, "save and eval strategy"),
         ({"lr_scheduler_type": "zigzag"}, "zigzag"),
+        ({"lr_scheduler_type": "htsat"}, "htsat needs rates"),
+        ({"lr_scheduler_type": "epoch_decay", "lr_scheduler_kwargs": "start=2"}, "not a JSON object"),
+        ({"average_checkpoints": 1}, "--average_checkpoints is 1"),
+        ({"average_checkpoints": 3, "save_total_limit": 1}, "--average_checkpoints needs checkpoints"),
+        (
+            {"average_checkpoints": 3, "save_strategy": "no", "load_best_model_at_end": False},
+            "--average_checkpoints needs checkpoints",
+        ),
+        ({"single_label_loss": "hinge"}, "--single_label_loss 'hinge'"),
+        ({"single_label_loss": "binary_cross_entropy", "label_smoothing_factor": 0.1}, "--label_smoothing_factor"),
+        ({"test_time_shifts": 0}, "--test_time_shifts is 0"),
     ],
 )
 def test_training_arguments_refuse_contradictions(tmp_path: Path, arguments: dict[str, object], message: str) -> None:

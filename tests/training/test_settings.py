@@ -148,4 +148,4 @@ def test_help_shows_the_options_that_matter(capsys: pytest.CaptureFixture[str]) 
     assert "--torch_compile_backend" not in text
     assert "--learning-rate" not in text
     assert "default: None" not in text
-    assert 40 < text.count("\n  --") < 70
+    assert 40 < text.count("\n  --") < 85

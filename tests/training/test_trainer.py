@@ -33,6 +33,29 @@ def test_only_matrices_decay(make_trainer: MakeTrainer) -> None:
     assert not any("norm" in name or name.endswith("bias") for name in decaying)
 
 
+def test_every_parameter_may_decay(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(weight_decay_all=True, weight_decay=0.05)
+    decaying, kept_apart = trainer.create_optimizer().param_groups
+    assert (decaying["weight_decay"], kept_apart["params"]) == (0.05, [])
+    assert len(decaying["params"]) == len(list(trainer.model.parameters()))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_single_labels_may_be_scored_one_by_one(make_trainer: MakeTrainer, soft: bool) -> None:
+    trainer = make_trainer(single_label_loss="binary_cross_entropy")
+    model = trainer.model.eval()
+    inputs = batch(trainer)
+    targets = F.one_hot(inputs["labels"], LABELS).double()
+    if soft:
+        targets = 0.3 * targets + 0.7 * targets.flip(0)
+        inputs["labels"] = targets.float()
+    probabilities = torch.sigmoid(
+        model(inputs["input_values"], attention_mask=inputs["attention_mask"]).logits.double()
+    )
+    expected = -(targets * probabilities.log() + (1 - targets) * (1 - probabilities).log()).mean().item()
+    assert trainer.compute_loss(model, inputs).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_soft_labels_are_a_cross_entropy(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     model = trainer.model.eval()
@@ -113,3 +136,5 @@ def test_problem_type_must_be_known_and_fit(make_trainer: MakeTrainer) -> None:
         make_trainer(model=model)
     with pytest.raises(UsageError, match="--label_smoothing_factor"):
         make_trainer(problem_type="regression", label_smoothing_factor=0.1)
+    with pytest.raises(UsageError, match="--single_label_loss binary_cross_entropy belongs to single-label"):
+        make_trainer(problem_type="multi_label_classification", single_label_loss="binary_cross_entropy")

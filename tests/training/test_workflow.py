@@ -273,8 +273,8 @@ def test_unusable_models_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"augmentation": "mixup=1"}, "--augmentation: there is no 'mixup'; did you mean 'mixup_alpha'"),
-        ({"augmentation": "gain_db=loud"}, "--augmentation: gain_db must be a number"),
+        ({"augmentation": "mixup_alfa=1"}, "--augmentation: there is no 'mixup_alfa'; did you mean 'mixup_alpha'"),
+        ({"augmentation": "gain_db=loud"}, "--augmentation: gain_db is 'loud', but must be a number"),
         ({"augmentation": "gain_db=-1"}, "gain_db is -1"),
         ({"fold": "9"}, "fold '9' is not in"),
         ({"fold": "all", "push_to_hub": True}, "--fold all makes several models"),

@@ -2,11 +2,11 @@
 
 from hf_audio_mamba.data.audio_dataset import PROBLEM_TYPES, AudioDataset, Clip
 from hf_audio_mamba.data.audio_folder import load_audio_folder
-from hf_audio_mamba.data.augmentation import AugmentationConfig
+from hf_audio_mamba.data.augmentation_config import AugmentationConfig
 from hf_audio_mamba.data.feature_cache import FeatureTable, compute_features
 from hf_audio_mamba.data.feature_dataset import AudioCollator, FeatureDataset
 from hf_audio_mamba.data.hub_dataset import load_hub_dataset
-from hf_audio_mamba.data.samplers import ClassBalancedSampler, LengthGroupedSampler, ShuffledSampler
+from hf_audio_mamba.data.samplers import ClassBalancedSampler, ClassQueueSampler, LengthGroupedSampler, ShuffledSampler
 from hf_audio_mamba.data.synthetic_notes import synthetic_notes
 from hf_audio_mamba.data.transposition import transposed_copies
 
@@ -16,6 +16,7 @@ __all__ = [
     "AudioDataset",
     "AugmentationConfig",
     "ClassBalancedSampler",
+    "ClassQueueSampler",
     "Clip",
     "FeatureDataset",
     "FeatureTable",

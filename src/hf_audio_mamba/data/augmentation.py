@@ -1,21 +1,22 @@
 """Random changes to log-mel features during training, each drawn from a generator that the caller seeds.
 
-All functions take features of one clip, `(frames, bands)` float32, as `MoMambaFeatureExtractor` makes them:
-log-mel bands first, optional chroma rows after them. Levels are dB relative to the loudest cell of the clip,
-from the floor (-80 dB by default) to 0 dB, either as such or scaled to [-1, 1]; `FeatureLayout` knows which.
+All functions take features of one clip, `(frames, bands)` float32, as the feature extractors make them: log-mel bands
+first, optional chroma rows after them. Levels are logarithmic, in dB or any multiple of it. Either they are relative to
+the loudest cell of the clip, from the floor (-80 dB by default) to 0 dB, or absolute, with a floor and no upper end;
+`FeatureLayout` knows which.
 
 Sources: SpecAugment, Park et al. 2019 (time and frequency masks; no time warping, which its authors found to
-matter least); FilterAugment, Nam et al. 2022 (random filters; the piecewise linear kind); mixup, Zhang et al.
-2018.
+matter least); FilterAugment, Nam et al. 2022 (random filters; the piecewise linear kind). Mixing of two clips is in
+`hf_audio_mamba.data.mixing`.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_audio_mamba.errors import UsageError
+from hf_audio_mamba.data.augmentation_config import AugmentationConfig
 
 Features = NDArray[np.float32]
 
@@ -34,7 +35,8 @@ class FeatureLayout:
             touches.
         feature_size: All bands.
         floor: Value of silence in the mel bands.
-        ceiling: Value of the clip's loudest cell, 0 dB.
+        ceiling: Value of the clip's loudest cell, 0 dB, where levels are relative to it; infinite where they are
+            absolute.
         units_per_db: Step of the features for one dB; 0 where that is not known, which turns changes of level off.
         chroma_floor: Value of silence in the chroma bands.
     """
@@ -53,62 +55,10 @@ class FeatureLayout:
         return frame
 
 
-@dataclass(frozen=True)
-class AugmentationConfig:
-    """How strongly training clips are changed; 0 turns a change off.
-
-    Attributes:
-        spec_augment_time_masks: Stretches of silence laid over a clip.
-        spec_augment_time_fraction: Longest stretch, as a part of the clip's frames, in [0, 1].
-        spec_augment_frequency_masks: Groups of adjacent mel bands silenced over the whole clip.
-        spec_augment_frequency_bands: Most bands in a group.
-        time_shift: Furthest shift to either side, as a part of the clip's frames, in [0, 1); silence moves
-            in.
-        gain_db: Largest gain to either side, in dB. Features are relative to the clip's maximum, so a gain
-            does not model a louder recording (that changes nothing) but a clip whose sound stands higher or
-            lower above the floor: the level is added, cut off at floor and 0 dB, and silence stays silence.
-        filter_db: Largest gain of a random smooth frequency response, in dB: another room, microphone or
-            instrument. The result is again relative to its own maximum.
-        noise_db: Loudest background noise, in dB above the floor. Its level is drawn from the floor upwards, its
-            colour at random, and its power is added: a softer note in the same room, or a poorer recording.
-        mixup_alpha: Parameter of the Beta(alpha, alpha) distribution that weighs a clip against a second one.
-        mixup_probability: Part of the clips that are mixed, in [0, 1].
-    """
-
-    spec_augment_time_masks: int = 2
-    spec_augment_time_fraction: float = 0.1
-    spec_augment_frequency_masks: int = 2
-    spec_augment_frequency_bands: int = 12
-    time_shift: float = 0.1
-    gain_db: float = 6.0
-    filter_db: float = 0.0
-    noise_db: float = 0.0
-    mixup_alpha: float = 0.0
-    mixup_probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.type is int and not isinstance(value, int):
-                raise UsageError(f"{entry.name} is {value}, but must be a whole number")
-            if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{entry.name} is {value}, but must be a finite number of at least 0")
-        for name in ("spec_augment_time_fraction", "mixup_probability"):
-            if getattr(self, name) > 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, but is a part of a whole: at most 1")
-        if self.time_shift >= 1:
-            raise UsageError(f"time_shift is {self.time_shift}, but must be below 1, the length of the clip")
-
-    @property
-    def mixes(self) -> bool:
-        """Whether mixup is on, so that labels become weights."""
-        return self.mixup_alpha > 0 and self.mixup_probability > 0
-
-
 def augment(
     features: Features, layout: FeatureLayout, config: AugmentationConfig, generator: np.random.Generator
 ) -> Features:
-    """Apply every change except mixup, in the order shift, filter, gain, noise, masks.
+    """Apply every change to a clip by itself: shift, filter, gain, noise, masks, feature noise, roll, in this order.
 
     Args:
         features: `(frames, bands)`; left as it is.
@@ -127,35 +77,13 @@ def augment(
         _change_level(mel, layout, config, generator)
     if layout.units_per_db and config.noise_db:
         _add_noise(mel, layout, config.noise_db, generator)
-    _mask_time(changed, layout, config, generator)
-    _mask_frequency(changed, layout, config, generator)
+    _mask(changed, layout, config, generator)
+    if config.feature_noise:
+        _add_feature_noise(mel, layout, config.feature_noise, generator)
+    if config.time_roll_frames:
+        shift = generator.integers(-config.time_roll_frames, config.time_roll_frames + 1)
+        changed = np.roll(changed, shift, axis=0)
     return changed
-
-
-def mix(
-    first: Features, second: Features, weight: float, layout: FeatureLayout, generator: np.random.Generator
-) -> Features:
-    """Mixup: `weight * first + (1 - weight) * second`, cell by cell.
-
-    The result is as long as `first`. A longer second clip is cut at a random place; a shorter one is set at a
-    random place in silence.
-
-    Args:
-        first: `(frames, bands)`.
-        second: `(other_frames, bands)`.
-        weight: Of the first clip, in [0, 1].
-        layout: Meaning of the bands.
-        generator: Draws the place.
-    """
-    frames = len(first)
-    slack = abs(len(second) - frames)
-    start = int(generator.integers(slack + 1))
-    if len(second) >= frames:
-        partner = second[start : start + frames]
-    else:
-        partner = np.tile(layout.silence(), (frames, 1))
-        partner[start : start + len(second)] = second
-    return np.float32(weight) * first + np.float32(1 - weight) * partner
 
 
 def _shift(features: Features, layout: FeatureLayout, fraction: float, generator: np.random.Generator) -> Features:
@@ -184,8 +112,9 @@ def _change_level(
     np.copyto(mel, -np.inf, where=silent)
     if response is not None:
         mel += response
-        # As the extractor would measure it: relative to the loudest cell of the filtered clip.
-        gain += layout.ceiling - mel.max()
+        if math.isfinite(layout.ceiling):
+            # As the extractor would measure it: relative to the loudest cell of the filtered clip.
+            gain += layout.ceiling - mel.max()
     mel += np.float32(gain)
     np.clip(mel, layout.floor, layout.ceiling, out=mel)
 
@@ -215,21 +144,30 @@ def _draw_response(strength_db: float, layout: FeatureLayout, generator: np.rand
     return response.astype(np.float32)
 
 
-def _mask_time(
+def _add_feature_noise(mel: Features, layout: FeatureLayout, strongest: float, generator: np.random.Generator) -> None:
+    """Uniform noise on the features as they are, in place."""
+    noise = generator.random(mel.shape, dtype=np.float32)
+    noise *= np.float32(generator.uniform(0, strongest))
+    mel += noise
+    np.minimum(mel, layout.ceiling, out=mel)
+
+
+def _mask(
     features: Features, layout: FeatureLayout, config: AugmentationConfig, generator: np.random.Generator
 ) -> None:
-    limit = int(config.spec_augment_time_fraction * len(features))
+    """Time and frequency stripes, in place."""
+    fill = features.mean(axis=0) if config.spec_augment_mean else layout.silence()
+    frames, bands = len(features), layout.num_mel_bins
+    longest = min(config.spec_augment_time_frames, frames) or int(config.spec_augment_time_fraction * frames)
     for _ in range(config.spec_augment_time_masks):
-        width = int(generator.integers(limit + 1))
-        start = int(generator.integers(len(features) - width + 1))
-        features[start : start + width] = layout.silence()
-
-
-def _mask_frequency(
-    features: Features, layout: FeatureLayout, config: AugmentationConfig, generator: np.random.Generator
-) -> None:
-    limit = min(config.spec_augment_frequency_bands, layout.num_mel_bins)
+        stripe = _draw_stripe(frames, longest, generator)
+        features[stripe] = fill
     for _ in range(config.spec_augment_frequency_masks):
-        width = int(generator.integers(limit + 1))
-        start = int(generator.integers(layout.num_mel_bins - width + 1))
-        features[:, start : start + width] = layout.floor
+        stripe = _draw_stripe(bands, min(config.spec_augment_frequency_bands, bands), generator)
+        features[:, stripe] = fill[stripe]
+
+
+def _draw_stripe(size: int, limit: int, generator: np.random.Generator) -> slice:
+    width = int(generator.integers(limit + 1))
+    start = int(generator.integers(size - width + 1))
+    return slice(start, start + width)

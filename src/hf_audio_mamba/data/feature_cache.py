@@ -155,20 +155,18 @@ def feature_layout(feature_extractor: Any) -> FeatureLayout:
     measured, and changes of level do not apply to them.
     """
     bands = _num_bands(feature_extractor)
-    if not hasattr(feature_extractor, "top_db"):
+    if not hasattr(feature_extractor, "units_per_db"):
         rate = int(feature_extractor.sampling_rate)
         silence = feature_extractor(np.zeros(rate, dtype=np.float32), sampling_rate=rate)["input_values"][0]
         floor = float(np.min(silence))
         return FeatureLayout(num_mel_bins=bands, feature_size=bands, floor=floor, ceiling=math.inf, units_per_db=0.0)
-    normalized = bool(feature_extractor.do_normalize)
-    top_db = float(feature_extractor.top_db)
     return FeatureLayout(
         num_mel_bins=int(feature_extractor.num_mel_bins),
         feature_size=bands,
-        floor=-1.0 if normalized else -top_db,
-        ceiling=1.0 if normalized else 0.0,
-        units_per_db=2 / top_db if normalized else 1.0,
-        chroma_floor=-1.0 if normalized else 0.0,
+        floor=feature_extractor.floor,
+        ceiling=feature_extractor.ceiling,
+        units_per_db=feature_extractor.units_per_db,
+        chroma_floor=feature_extractor.chroma_floor,
     )
 
 

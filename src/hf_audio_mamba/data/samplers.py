@@ -13,6 +13,9 @@ from hf_audio_mamba.errors import ShapeError, UsageError
 # Batches that are sorted together: enough to find partners of equal length, few enough to keep the order random.
 _BATCHES_PER_POOL = 50
 
+# Stands for the class of clips that have none.
+_NO_CLASS = -1
+
 
 class ShuffledSampler(Sampler[int]):
     """Every clip once, in an order drawn from (seed, epoch), or always in the order of the data set.
@@ -82,6 +85,56 @@ class ClassBalancedSampler(Sampler[int]):
         return iter(np.minimum(indices, len(self) - 1).tolist())
 
 
+class ClassQueueSampler(Sampler[int]):
+    """Rounds over the classes: each shuffles them and draws one random clip of each, until there are enough clips.
+
+    So every class comes equally often up to one draw, at every time of the epoch. The queue is as long as the data and
+    drawn anew for each epoch. A clip of several classes stands for each of them; one without any class is never drawn.
+
+    Source: HTS-AT (Chen et al. 2022), training code, after PANNs (Kong et al. 2020).
+
+    Args:
+        labels: Class index of each clip, or its 0/1 vector.
+        seed: First part of the seed.
+
+    Raises:
+        ShapeError: If there are no labels.
+        UsageError: If no clip has a class.
+    """
+
+    def __init__(self, labels: Sequence[int | Sequence[float]], *, seed: int = 0) -> None:
+        if not labels:
+            raise ShapeError("labels is empty: a sampler needs at least one clip")
+        members: dict[int, list[int]] = {}
+        for clip, label in enumerate(labels):
+            for index in _class_indices(label):
+                members.setdefault(index, []).append(clip)
+        members.pop(_NO_CLASS, None)
+        if not members:
+            raise UsageError("no clip has a class, so there is nothing to balance")
+        classes = [members[index] for index in sorted(members)]
+        self._members = np.concatenate([np.asarray(clips) for clips in classes])
+        self._counts = np.array([len(clips) for clips in classes])
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._size = len(labels)
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the queue of an epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self._seed, self._epoch))
+        rounds = -(-self._size // len(self._counts))
+        order = generator.permuted(np.tile(np.arange(len(self._counts)), (rounds, 1)), axis=1).ravel()[: self._size]
+        drawn = self._starts[order] + generator.integers(self._counts[order])
+        return iter(self._members[drawn].tolist())
+
+
 class LengthGroupedSampler(Sampler[int]):
     """Random order in which each run of `batch_size` clips has similar lengths, so that little is padding.
 
@@ -133,4 +186,4 @@ def _class_indices(label: int | Sequence[float]) -> tuple[int, ...]:
     if isinstance(label, int):
         return (label,)
     present = tuple(index for index, value in enumerate(label) if value > 0)
-    return present or (-1,)
+    return present or (_NO_CLASS,)

@@ -23,6 +23,9 @@ _FOREIGN_KEYS = frozenset({"auto_map", "feature_extractor_type", "processor_clas
 class AudioFeatureExtractor(SequenceFeatureExtractor):
     """Base: turns waveforms into `(frames, feature_size)` by `_extract`, and pads them to a batch.
 
+    A subclass also has `num_mel_bins` and says what its numbers mean by `floor`, `ceiling` and `units_per_db`, from
+    which training derives its changes of level.
+
     Args:
         feature_size: Values a frame.
         sampling_rate: In Hz.
@@ -67,6 +70,29 @@ class AudioFeatureExtractor(SequenceFeatureExtractor):
     def frames_per_second(self) -> float:
         """Frames for each second of audio."""
         return float(self.sampling_rate / self.hop_length)
+
+    @property
+    def floor(self) -> float:
+        """Feature value of silence in the mel bands."""
+        raise NotImplementedError
+
+    @property
+    def ceiling(self) -> float:
+        """Largest feature value of the mel bands; infinite where levels are absolute.
+
+        Where it is finite, levels are relative to the clip's loudest cell, which has this value.
+        """
+        raise NotImplementedError
+
+    @property
+    def units_per_db(self) -> float:
+        """Step of the mel bands' features for one dB."""
+        raise NotImplementedError
+
+    @property
+    def chroma_floor(self) -> float:
+        """Feature value of silence in the bands behind the mel bands; as `floor` where there are none."""
+        return self.floor
 
     def __call__(
         self,

@@ -1,17 +1,15 @@
 """What a training run can be told: the model, the data and the training itself."""
 
-import json
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from hf_audio_mamba.errors import UsageError
+from hf_audio_mamba.training.schedules import EPOCH_SCHEDULES, epoch_schedule
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+SINGLE_LABEL_LOSSES = ("cross_entropy", "binary_cross_entropy")
 
 
 @dataclass
@@ -209,6 +207,11 @@ class AudioTrainingArguments(TrainingArguments):
         overwrite_output_dir: Delete an earlier run in `output_dir` first.
         allow_partial_resume: Accept a checkpoint without optimiser, schedule or random state; weights must be there.
         early_stopping_patience: Stop after so many evaluations without a better validation metric.
+        average_checkpoints: The result is the mean of so many checkpoints' tensors: the best ones by the validation
+            metric, or the last ones where nothing is validated. They are kept besides those of `save_total_limit`.
+        single_label_loss: `cross_entropy`, or `binary_cross_entropy` over all classes (Audio Mamba of Erol et al.).
+        weight_decay_all: Decay every parameter (HTS-AT), not matrices alone.
+        test_time_shifts: Score the test split by the mean over so many circular shifts of each clip.
         floor: Also fit the floor that a sequence model has to beat (see `hf_audio_mamba.training.floor`).
         bootstrap_resamples: Resamples for the 95 % interval of each test metric; 0 leaves it out.
     """
@@ -220,11 +223,21 @@ class AudioTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Clips in a batch of evaluation."})
     num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training clips."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of AdamW."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule: cosine, linear, constant, ..."})
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata={"help": f"Schedule: cosine, linear, constant, ..., or by epochs {', '.join(EPOCH_SCHEDULES)}."},
+    )
+    lr_scheduler_kwargs: dict | str | None = field(  # type: ignore[type-arg]  # the parser takes the bare type only
+        default=None,
+        metadata={"help": "Parameters of the schedule as a JSON object; see hf_audio_mamba.training.schedules."},
+    )
     warmup_steps: float = field(
         default=0.1, metadata={"help": "Steps of linear warm-up; below 1: this share of all steps."}
     )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices (nothing else decays)."})
+    weight_decay_all: bool = field(
+        default=False, metadata={"help": "Let every parameter decay: biases, norms and state matrices too."}
+    )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to checkpoint: no, steps, epoch or best."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss: no, steps or epoch."})
@@ -247,8 +260,9 @@ class AudioTrainingArguments(TrainingArguments):
     train_sampling_strategy: str = field(
         default="random",
         metadata={
-            "help": "Order of training clips; class_balanced draws every label equally often.",
-            "choices": ["random", "sequential", "group_by_length", "class_balanced"],
+            "help": "Order of training clips; class_balanced draws every label equally often, class_queue exactly so, "
+            "round by round.",
+            "choices": ["random", "sequential", "group_by_length", "class_balanced", "class_queue"],
         },
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Upload the finished run to the Hub, at the end."})
@@ -267,6 +281,17 @@ class AudioTrainingArguments(TrainingArguments):
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a better validation metric."}
+    )
+    average_checkpoints: int | None = field(
+        default=None,
+        metadata={"help": "Take the mean weights of this many best checkpoints (without validation: last ones)."},
+    )
+    single_label_loss: str = field(
+        default="cross_entropy",
+        metadata={"help": "Loss of single-label problems.", "choices": list(SINGLE_LABEL_LOSSES)},
+    )
+    test_time_shifts: int = field(
+        default=1, metadata={"help": "Score the test split by the mean over this many circular shifts of each clip."}
     )
     floor: bool = field(
         default=True, metadata={"help": "Also fit majority class and logistic regression on the same features."}
@@ -291,11 +316,9 @@ class AudioTrainingArguments(TrainingArguments):
             raise UsageError(f"--early_stopping_patience is {self.early_stopping_patience}; it must be at least 1.")
         if self.bootstrap_resamples < 0:
             raise UsageError(f"--bootstrap_resamples is {self.bootstrap_resamples}; it must be 0 or more.")
+        self._check_own()
         metric = self.metric_for_best_model
-        try:
-            super().__post_init__()
-        except (ValueError, TypeError, OverflowError) as error:
-            raise UsageError(f"Training arguments: {error}") from error
+        self._derive()
         # Pinned memory serves copies to an accelerator; without one torch warns at every epoch.
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False
@@ -303,53 +326,34 @@ class AudioTrainingArguments(TrainingArguments):
             # The base class would fall back to the loss; AudioTrainer knows a metric for each problem type.
             self.metric_for_best_model = None
 
-
-def parse_assignments(text: str | None, *, option: str) -> dict[str, Any]:
-    """Read `name=value,name=value` or a JSON object.
-
-    Values are read as JSON (`3`, `1e-3`, `true`, `null`, `"3"`) and otherwise taken as plain text.
-
-    Args:
-        text: The text; None or empty gives an empty dict.
-        option: Name of the option it came from, for messages.
-
-    Raises:
-        UsageError: If a part is not `name=value`, a name comes twice, or the JSON is broken.
-    """
-    if text is None or not text.strip():
-        return {}
-    if text.lstrip().startswith("{"):
+    def _derive(self) -> None:
+        """What the base class derives; it knows the schedules of Transformers only."""
+        schedule = self.lr_scheduler_type
+        if schedule in EPOCH_SCHEDULES:
+            self.lr_scheduler_type = "constant"
         try:
-            loaded = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{option} is not a valid JSON object: {error}") from error
-        return dict(loaded)
-    values: dict[str, Any] = {}
-    for part in text.split(","):
-        name, separator, value = (piece.strip() for piece in part.partition("="))
-        if not separator or not name:
-            raise UsageError(f"{option}: {part!r} is not name=value (use a JSON object for lists and commas).")
-        if name in values:
-            raise UsageError(f"{option}: {name!r} is given twice.")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
+            super().__post_init__()
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UsageError(f"Training arguments: {error}") from error
+        if schedule in EPOCH_SCHEDULES:
+            self.lr_scheduler_type = schedule
+            if isinstance(self.lr_scheduler_kwargs, str):
+                raise UsageError(f"--lr_scheduler_kwargs {self.lr_scheduler_kwargs!r} is not a JSON object.")
+            epoch_schedule(schedule, self.lr_scheduler_kwargs)
 
-
-def check_names(values: Mapping[str, Any], known: Collection[str], *, option: str) -> None:
-    """Refuse names that do not exist, with the nearest one that does.
-
-    Raises:
-        UsageError: For the first unknown name.
-    """
-    for name in values:
-        if name not in known:
-            raise UsageError(f"{option}: there is no {name!r}{nearest(name, known)}")
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """The end of a sentence about an unknown name: `"; did you mean ...?"` where a known one is close, else `"."`."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else "."
+    def _check_own(self) -> None:
+        if self.average_checkpoints is not None:
+            if self.average_checkpoints < 2:
+                raise UsageError(f"--average_checkpoints is {self.average_checkpoints}; it must be at least 2.")
+            if self.save_strategy == "no" or self.save_total_limit == 1:
+                raise UsageError(
+                    "--average_checkpoints needs checkpoints: set --save_strategy, and --save_total_limit above 1."
+                )
+        if self.single_label_loss not in SINGLE_LABEL_LOSSES:
+            raise UsageError(
+                f"--single_label_loss {self.single_label_loss!r} is none of {', '.join(SINGLE_LABEL_LOSSES)}."
+            )
+        if self.label_smoothing_factor and self.single_label_loss != "cross_entropy":
+            raise UsageError("--label_smoothing_factor belongs to --single_label_loss cross_entropy.")
+        if self.test_time_shifts < 1:
+            raise UsageError(f"--test_time_shifts is {self.test_time_shifts}; it must be at least 1 (none).")

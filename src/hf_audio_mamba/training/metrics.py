@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics as sk
 
 from hf_audio_mamba.errors import HFAudioMambaError, UsageError
-from hf_audio_mamba.training.arguments import nearest
+from hf_audio_mamba.training.assignments import nearest
 
 Array = NDArray[Any]
 

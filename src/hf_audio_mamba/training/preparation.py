@@ -31,13 +31,8 @@ from hf_audio_mamba.data import (
 )
 from hf_audio_mamba.errors import CheckpointError, UsageError
 from hf_audio_mamba.hub import check_model_folder
-from hf_audio_mamba.training.arguments import (
-    DataArguments,
-    ModelArguments,
-    check_names,
-    nearest,
-    parse_assignments,
-)
+from hf_audio_mamba.training.arguments import DataArguments, ModelArguments
+from hf_audio_mamba.training.assignments import check_names, nearest, parse_assignments
 
 SYNTHETIC_NOTES = "synthetic-notes"
 
@@ -272,17 +267,16 @@ def _features_of(
 
 def augmentation_config(args: DataArguments) -> AugmentationConfig:
     """The augmentation that `--augmentation` asks for: defaults, none at all, or defaults with changes."""
-    off: dict[str, Any] = dict.fromkeys((item.name for item in fields(AugmentationConfig)), 0)
     if args.augmentation is None:
         return AugmentationConfig()
     if args.augmentation.strip().lower() == "none":
-        return AugmentationConfig(**off)
+        return AugmentationConfig.off()
     values = parse_assignments(args.augmentation, option="--augmentation")
-    check_names(values, off, option="--augmentation")
-    for name, value in values.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UsageError(f"--augmentation: {name} must be a number, not {value!r}.")
-    return AugmentationConfig(**values)
+    check_names(values, {item.name for item in fields(AugmentationConfig)}, option="--augmentation")
+    try:
+        return AugmentationConfig(**values)
+    except UsageError as error:
+        raise UsageError(f"--augmentation: {error}") from error
 
 
 def training_dataset(

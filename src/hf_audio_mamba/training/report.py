@@ -100,6 +100,7 @@ def describe_run(
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
+        **({"averaged_steps": trainer.averaged_steps} if trainer.averaged_steps else {}),
         "seed": trainer.args.seed,
         "arguments": shaping_arguments(arguments),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},

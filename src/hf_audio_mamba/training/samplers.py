@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hf_audio_mamba.data import ClassBalancedSampler, LengthGroupedSampler, ShuffledSampler
+from hf_audio_mamba.data import ClassBalancedSampler, ClassQueueSampler, LengthGroupedSampler, ShuffledSampler
 from hf_audio_mamba.errors import UsageError
 
-EpochSampler = ShuffledSampler | ClassBalancedSampler | LengthGroupedSampler
+EpochSampler = ShuffledSampler | ClassBalancedSampler | ClassQueueSampler | LengthGroupedSampler
 
 
 def training_sampler(
@@ -21,12 +21,12 @@ def training_sampler(
     """The sampler of `--train_sampling_strategy`.
 
     Args:
-        strategy: `random`, `sequential`, `group_by_length` or `class_balanced`.
+        strategy: `random`, `sequential`, `group_by_length`, `class_balanced` or `class_queue`.
         size: Number of clips.
         seed: Of the order.
         batch_size: Clips of one step over all processes, for `group_by_length`.
         lengths: Frames of each clip, for `group_by_length`.
-        labels: Label of each clip, for `class_balanced`.
+        labels: Label of each clip, for `class_balanced` and `class_queue`.
 
     Raises:
         UsageError: If the strategy is unknown or lacks what it needs.
@@ -37,4 +37,6 @@ def training_sampler(
         return LengthGroupedSampler(lengths, batch_size, seed=seed)
     if strategy == "class_balanced" and labels is not None:
         return ClassBalancedSampler(labels, seed=seed)
+    if strategy == "class_queue" and labels is not None:
+        return ClassQueueSampler(labels, seed=seed)
     raise UsageError(f"--train_sampling_strategy {strategy} cannot serve this training data; use random.")

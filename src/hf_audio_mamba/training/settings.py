@@ -12,12 +12,8 @@ from transformers import HfArgumentParser
 
 from hf_audio_mamba._optional import require
 from hf_audio_mamba.errors import UsageError
-from hf_audio_mamba.training.arguments import (
-    AudioTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    nearest,
-)
+from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
+from hf_audio_mamba.training.assignments import nearest
 
 MAX_SETTINGS_BYTES = 1 << 20
 """A settings file holds a few dozen lines; more than this is refused before it is parsed."""
@@ -50,6 +46,9 @@ _SHOWN = {
     "gradient_accumulation_steps",
     "label_smoothing_factor",
     "max_grad_norm",
+    "adam_beta1",
+    "adam_beta2",
+    "lr_scheduler_kwargs",
     "seed",
     "bf16",
     "use_cpu",

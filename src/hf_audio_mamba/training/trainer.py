@@ -9,26 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_audio_mamba.errors import CheckpointError, HFAudioMambaError, UsageError
 from hf_audio_mamba.training.arguments import AudioTrainingArguments
+from hf_audio_mamba.training.averaging import chosen_checkpoints, mean_weights
+from hf_audio_mamba.training.callbacks import EpochCallback
 from hf_audio_mamba.training.checkpoints import (
     PARTIAL_PREFIX,
     find_problem,
     fsync_folder,
     last_complete_checkpoint,
+    list_checkpoints,
     publish,
     reporting_failed_writes,
 )
+from hf_audio_mamba.training.losses import single_label_loss
 from hf_audio_mamba.training.metrics import METRICS, best_is_greater, check_metric, trainer_metrics
 from hf_audio_mamba.training.samplers import EpochSampler, training_sampler
+from hf_audio_mamba.training.schedules import EPOCH_SCHEDULES, epoch_factor
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +55,16 @@ class AudioTrainer(Trainer):
             before each epoch; its `lengths` serve `group_by_length`.
         eval_dataset: The same without augmentation.
         feature_extractor: Saved beside the model.
-        train_labels: Class index of each training clip, for `class_balanced`.
+        train_labels: Class index of each training clip, for `class_balanced` and `class_queue`.
+
+    Attributes:
+        averaged_steps: With `average_checkpoints`, after training: steps of the checkpoints that the result averages.
 
     Raises:
         UsageError: If the configuration has no problem type, or arguments do not fit it.
     """
+
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -71,6 +82,8 @@ class AudioTrainer(Trainer):
             raise UsageError(f"config.problem_type is {self._problem_type!r}; set it to one of {', '.join(METRICS)}.")
         if args.label_smoothing_factor and self._problem_type != "single_label_classification":
             raise UsageError("--label_smoothing_factor belongs to single-label classification.")
+        if args.single_label_loss != "cross_entropy" and self._problem_type != "single_label_classification":
+            raise UsageError(f"--single_label_loss {args.single_label_loss} belongs to single-label classification.")
         if args.load_best_model_at_end and args.metric_for_best_model is None:
             args.metric_for_best_model = METRICS[self._problem_type][0]
         if args.metric_for_best_model:
@@ -78,6 +91,7 @@ class AudioTrainer(Trainer):
             args.greater_is_better = best_is_greater(args.metric_for_best_model)
         self._train_sampler: EpochSampler | None = None
         self._train_labels = train_labels
+        self.averaged_steps: list[int] = []
         # Models for clips of one length (Audio Spectrogram Transformer) take no mask.
         self._takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
         super().__init__(
@@ -92,7 +106,7 @@ class AudioTrainer(Trainer):
         # The loss is a mean over clips, whatever keyword arguments the model's forward may swallow.
         self.model_accepts_loss_kwargs = False
         self.pop_callback(PrinterCallback)
-        self.add_callback(_EpochCallback(self))
+        self.add_callback(EpochCallback(self.set_epoch))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
 
@@ -148,26 +162,38 @@ class AudioTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Loss of a batch: the model's own, except for single labels that are soft or to be smoothed."""
+        """Loss of a batch: the model's own, except for single labels that are soft, smoothed or scored one by one."""
         labels = inputs.get("labels")
         smoothing = self.args.label_smoothing_factor if model.training else 0.0
+        binary = self.args.single_label_loss == "binary_cross_entropy"
         single = self._problem_type == "single_label_classification"
-        if labels is None or not single or not (smoothing or labels.is_floating_point()):
+        if labels is None or not single or not (smoothing or binary or labels.is_floating_point()):
             outputs = model(**inputs)
             loss = outputs["loss"]
         else:
             outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-            loss = F.cross_entropy(outputs["logits"].float(), labels, label_smoothing=smoothing)
+            loss = single_label_loss(outputs["logits"].float(), labels, smoothing=smoothing, binary=binary)
         return (loss, outputs) if return_outputs else loss
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that decay: matrices, except those marked with `_no_weight_decay`."""
+        """Names of the parameters that decay: matrices, except those marked with `_no_weight_decay`, or simply all."""
+        if self.args.weight_decay_all:
+            return [name for name, _ in model.named_parameters()]
         names = set(super().get_decay_parameter_names(model))
         return [
             name
             for name, parameter in model.named_parameters()
             if name in names and parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
         ]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of `lr_scheduler_type`, of Transformers or of `hf_audio_mamba.training.schedules`."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type in EPOCH_SCHEDULES:
+            warmup_steps = self.args.get_warmup_steps(num_training_steps)
+            factor = epoch_factor(self.args, self.train_dataset, warmup_steps=warmup_steps)
+            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as the base class does, leaving torch's random state as it was.
@@ -196,7 +222,7 @@ class AudioTrainer(Trainer):
         """
         checkpoint = self._checked(resume_from_checkpoint)
         try:
-            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
@@ -204,6 +230,9 @@ class AudioTrainer(Trainer):
                 f"A data-loading process died ({str(error).splitlines()[0]}), perhaps for want of memory. "
                 "Continue with --resume and a smaller --dataloader_num_workers (0 loads in the main process)."
             ) from error
+        if self.args.average_checkpoints is not None:
+            self._load_average()
+        return result
 
     def _checked(self, resume: str | bool | None) -> str | None:
         if not resume:
@@ -250,12 +279,47 @@ class AudioTrainer(Trainer):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(folder),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
+            self._delete_older()
         self.accelerator.wait_for_everyone()
+
+    def _delete_older(self) -> None:
+        limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+        if self.args.average_checkpoints is None:
+            rotate_checkpoints(self.args.output_dir, limit, best)
+        elif limit is not None and limit > 0:
+            needed = {*map(str, self._to_average()), best}
+            for path in list_checkpoints(self.args.output_dir)[limit:]:
+                if str(path) not in needed:
+                    shutil.rmtree(path)
+
+    def _to_average(self) -> list[Path]:
+        return chosen_checkpoints(
+            Path(self.args.output_dir),
+            self.state.log_history,
+            self.args.average_checkpoints,
+            metric=self.args.metric_for_best_model,
+            greater_is_better=bool(self.args.greater_is_better),
+            last_step=self.state.global_step,
+        )
+
+    def _load_average(self) -> None:
+        """Give the model the mean weights of the checkpoints that `average_checkpoints` asks for."""
+        self.accelerator.wait_for_everyone()
+        chosen = self._to_average()
+        if len(chosen) < self.args.average_checkpoints:
+            logger.warning("--average_checkpoints: there are %d, not %d.", len(chosen), self.args.average_checkpoints)
+        if not chosen:
+            raise CheckpointError("--average_checkpoints: no checkpoint has a validation score to choose it by.")
+
+        def weights(folder: Path) -> dict[str, torch.Tensor]:
+            if problem := find_problem(folder, allow_partial=True):
+                raise CheckpointError(f"{folder} cannot be averaged: {problem}; restore it, or start again.")
+            self._load_from_checkpoint(str(folder))
+            state: dict[str, torch.Tensor] = self.model.state_dict()
+            return state
+
+        self.model.load_state_dict(mean_weights(weights(folder) for folder in chosen))
+        self.averaged_steps = sorted(int(folder.name.rpartition("-")[2]) for folder in chosen)
 
     def save_final_model(self, folder: Path) -> None:
         """Write model and feature extractor into a folder, where each file is either the old or the new one.
@@ -310,7 +374,7 @@ class AudioTrainer(Trainer):
             loaded, info = type(self.model).from_pretrained(
                 resume_from_checkpoint, config=self.model.config, dtype=self.model.dtype, output_loading_info=True
             )
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{resume_from_checkpoint} does not fit this model: {error}") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[what]:
@@ -322,7 +386,7 @@ class AudioTrainer(Trainer):
         target.load_state_dict(loaded.state_dict())
 
     def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint is not None:
+        if self.state.best_model_checkpoint is not None and self.args.average_checkpoints is None:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -330,26 +394,3 @@ class AudioTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except (ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"The optimiser state in {checkpoint} does not fit this model: {error}") from error
-
-
-class _EpochCallback(TrainerCallback):
-    """Passes the number of each epoch on before its first batch, and reports on each evaluation."""
-
-    def __init__(self, trainer: AudioTrainer) -> None:
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch; `state.epoch` counts finished epochs and, after a resume, the fraction of the current one."""
-        self._trainer.set_epoch(int(state.epoch or 0))
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log one line; the progress bar of a terminal shows the same in its own way."""
-        if not state.is_world_process_zero or not args.disable_tqdm:
-            return
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        training = f"loss {losses[-1]:.4f}, " if losses else ""
-        scores = kwargs.get("metrics", {})
-        names = ("loss", args.metric_for_best_model or "loss")
-        shown = {name: scores.get(f"eval_{name.removeprefix('eval_')}") for name in names}
-        text = ", ".join(f"validation {name} {value:.4f}" for name, value in shown.items() if value is not None)
-        logger.info("epoch %.4g of %g: %s%s", state.epoch, args.num_train_epochs, training, text)

@@ -4,7 +4,7 @@ import copy
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hf_audio_mamba.data import AudioCollator, AudioDataset, FeatureDataset
 from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.training import output_dir as outputs
 from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
+from hf_audio_mamba.training.averaging import average_outputs, time_shifts
 from hf_audio_mamba.training.cross_validation import cross_validate
 from hf_audio_mamba.training.floor import floor_scores, summarise
 from hf_audio_mamba.training.metrics import bootstrap_intervals, score
@@ -112,6 +113,7 @@ def _train_and_evaluate(
     _fit_to_splits(args, dataset)
     set_seed(args.seed)
     model, feature_extractor = build_model(model_args, dataset)
+    shifts = {"test": _test_shifts(args, dataset, feature_extractor)}
     with args.main_process_first(desc="features"):
         progress = args.process_index == 0 and sys.stderr.isatty()
         splits = compute_split_features(dataset, feature_extractor, data_args, progress=progress)
@@ -131,7 +133,9 @@ def _train_and_evaluate(
     trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or args.resume)
     seconds = time.perf_counter() - start
     scored: dict[str, ScoredSplit] = {
-        split: _score_split(trainer, dataset, splits[split]) for split in ("validation", "test") if split in splits
+        split: _score_split(trainer, dataset, splits[split], shifts.get(split, [0]))
+        for split in ("validation", "test")
+        if split in splits
     }
     results = describe_run(
         dataset, splits, trainer, (model_args, data_args, args), train_seconds=seconds, command=command
@@ -155,22 +159,40 @@ def _fit_to_splits(args: AudioTrainingArguments, dataset: AudioDataset) -> None:
             f"--early_stopping_patience needs a validation split, which {dataset.name} does not have; "
             "set --validation_fraction above 0."
         )
-    logger.warning("%s has no validation split; the model of the last step is the result.", dataset.name)
+    result = "the model of the last step" if args.average_checkpoints is None else "the mean of the last checkpoints"
+    logger.warning("%s has no validation split; %s is the result.", dataset.name, result)
     args.eval_strategy = IntervalStrategy.NO
     args.load_best_model_at_end = False
     args.metric_for_best_model = None
 
 
-def _evaluation_dataset(split: SplitFeatures) -> FeatureDataset:
-    return FeatureDataset(split.table, split.labels)
+def _evaluation_dataset(split: SplitFeatures, shift: int = 0) -> FeatureDataset:
+    return FeatureDataset(split.table, split.labels, roll_frames=shift)
 
 
-def _score_split(trainer: AudioTrainer, dataset: AudioDataset, split: SplitFeatures) -> ScoredSplit:
+def _test_shifts(args: AudioTrainingArguments, dataset: AudioDataset, feature_extractor: Any) -> list[int]:
+    """Circular shifts of test clips in frames that `--test_time_shifts` asks for."""
+    if args.test_time_shifts == 1:
+        return [0]
+    if "test" not in dataset.splits:
+        raise UsageError(f"--test_time_shifts: {dataset.name} has no test split; leave it out.")
+    rate = getattr(feature_extractor, "frames_per_second", None)
+    if rate is None:
+        raise UsageError("--test_time_shifts: this feature extractor does not tell its frames per second.")
+    return time_shifts(args.test_time_shifts, rate)
+
+
+def _score_split(
+    trainer: AudioTrainer, dataset: AudioDataset, split: SplitFeatures, shifts: Sequence[int]
+) -> ScoredSplit:
     """Outputs of the trained model for a split, regression values in the unit of the labels, and their metrics."""
-    prediction = trainer.predict(_evaluation_dataset(split))
-    predicted = prediction.predictions
-    predicted = predicted[0] if isinstance(predicted, tuple) else predicted
-    references = np.asarray(prediction.label_ids)
+    outputs, references = [], np.empty(0)
+    for shift in shifts:
+        prediction = trainer.predict(_evaluation_dataset(split, shift))
+        predicted = prediction.predictions
+        outputs.append(predicted[0] if isinstance(predicted, tuple) else predicted)
+        references = np.asarray(prediction.label_ids)
+    predicted = outputs[0] if len(outputs) == 1 else average_outputs(dataset.problem_type, outputs)
     if dataset.problem_type == "regression":
         rows = (len(references), -1)
         predicted = np.asarray([dataset.decode_regression(row) for row in predicted.reshape(rows).tolist()])
