@@ -60,6 +60,8 @@ class MoMambaFeatureExtractor(AudioFeatureExtractor):
         **kwargs: Any,
     ) -> None:
         check_flags(chroma=chroma, do_normalize=do_normalize)
+        if top_db is None:
+            raise UsageError("top_db must be a number of dB, which the normalisation and the floor need")
         self.n_fft = n_fft
         self.win_length = win_length
         self.num_mel_bins = num_mel_bins
