@@ -15,6 +15,8 @@ from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor
 
 TIME_ALIGNMENTS = ("pad", "interpolate")
 SHORT_CLIPS = ("pad", "repeat")
+# Far above any window: a larger number in a settings file is damage, refused before its memory is asked for.
+MAX_WINDOW_SAMPLES = 100_000_000
 SILENCE_DB = 10 * math.log10(AMIN)
 """Level of a band without energy, -100 dB."""
 
@@ -151,8 +153,9 @@ class AudioMambaFeatureExtractor(AudioFeatureExtractor):
         return F.pad(samples, (0, max(0, length - len(samples))))
 
     def _check_length(self, log_mel: LogMel) -> None:
-        if isinstance(self.num_frames, bool) or not isinstance(self.num_frames, int) or self.num_frames < 1:
-            raise UsageError(f"num_frames must be a positive whole number, but is {self.num_frames!r}")
+        most = MAX_WINDOW_SAMPLES // self.hop_length
+        if isinstance(self.num_frames, bool) or not isinstance(self.num_frames, int) or not 0 < self.num_frames <= most:
+            raise UsageError(f"num_frames must be a whole number from 1 to {most}, but is {self.num_frames!r}")
         seconds = self.clip_seconds
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
             raise UsageError(f"clip_seconds must be a positive number of seconds, but is {seconds!r}")
