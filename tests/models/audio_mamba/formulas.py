@@ -92,7 +92,8 @@ def features(w: Tensors, config: AudioMambaConfig, image: Tensor, *, heads: int 
         for block in range(depth):
             prefix = f"layers.{stage}.blocks.{block}."
             x = x + ss2d(w, prefix + "op.", norm(w, prefix + "norm", x))
-            x = x + feed_forward(w, prefix + "mlp.", norm(w, prefix + "norm2", x))
+            if config.mlp_ratio:
+                x = x + feed_forward(w, prefix + "mlp.", norm(w, prefix + "norm2", x))
             if config.transformer_block != "none":
                 x = transformer(w, config, prefix + "transformer.", x, heads, side)
         if stage < len(config.depths) - 1:

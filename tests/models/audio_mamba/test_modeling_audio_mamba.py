@@ -37,6 +37,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"stem": "v1", "downsample": "v1", "state_size": 3},
     {"downsample": "v2", "gated": True, "conv_bias": True},
     {"head": "linear"},
+    {"mlp_ratio": 0},
     {"num_mel_bins": 16},
     {"depths": [2], "num_mel_bins": 4},
     {"transformer_block": "global"},

@@ -33,7 +33,8 @@ class AudioMambaConfig(AudioConfig):
         gated: Whether a gate multiplies the output of the scan. The paper lists the parts of a block without naming
             one, and VMamba had dropped it by then.
         conv_bias: Whether the depth-wise convolutions have a bias. VMamba's first version had it, later ones not.
-        mlp_ratio: Inner width of the feed-forward networks as a multiple of their width.
+        mlp_ratio: Inner width of the feed-forward networks as a multiple of their width; 0 for blocks without one, as
+            in VMamba's first version (transformer blocks keep theirs, of 4).
         stem: Patch embedding: `"v2"`, two convolutions of 3 x 3, is that of VMamba's blocks with a feed-forward
             network, whose ImageNet weights then fit; `"v1"`, one of 4 x 4, that of HTS-AT and VMamba's first version.
         downsample: Between stages: `"v3"`, a convolution of 3 x 3, for the same ImageNet weights; `"v2"`, one of 2 x 2;
@@ -140,7 +141,7 @@ class AudioMambaConfig(AudioConfig):
                 "hidden_size": (2, MAX_HIDDEN_SIZE),
                 "state_size": (1, 64),
                 "expand": (0.5, 16),
-                "mlp_ratio": (0.5, 16),
+                "mlp_ratio": (0, 16),
                 "num_mel_bins": (1, MAX_SPEC_SIZE),
                 "spec_size": (1, MAX_SPEC_SIZE),
                 "silence_value": (-1000, 1000),

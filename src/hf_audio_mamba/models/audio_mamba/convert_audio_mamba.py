@@ -50,12 +50,13 @@ def convert_vmamba(
     _check_target(config, sizes)
     weights: dict[str, Tensor] = {}
     dropped: dict[str, str] = {}
-    for name, tensor in renamed.items():
+    for own_name, tensor in tensors.items():
+        name = _training_name(own_name)
         block = re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name)
         if name.startswith("head."):
-            dropped[name] = "its labels are ImageNet's"
+            dropped[own_name] = "its labels are ImageNet's"
         elif block and int(block[2]) >= config.depths[int(block[1])]:
-            dropped[name] = "the model has fewer blocks in this stage"
+            dropped[own_name] = "the model has fewer blocks in this stage"
         else:
             weights[_BODY + name] = _reshaped(name, tensor)
     first = _BODY + "patch_embed.0.weight"

@@ -75,19 +75,22 @@ class AudioMambaBlock(GradientCheckpointingLayer):
             conv_bias=config.conv_bias,
             layer_norm_eps=eps,
         )
-        self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = FeedForward(width, config.mlp_ratio)
+        self.has_mlp = config.mlp_ratio > 0
+        if self.has_mlp:
+            self.norm2 = nn.LayerNorm(width, eps=eps)
+            self.mlp = FeedForward(width, config.mlp_ratio)
         self.drop_path = DropPath(drop_path)
         self.transformer: nn.Module = nn.Identity()
         if config.transformer_block != "none":
             windowed = config.transformer_block == "windowed"
-            sizes = {"mlp_ratio": config.mlp_ratio, "drop_path": drop_path, "layer_norm_eps": eps}
+            sizes = {"mlp_ratio": config.mlp_ratio or 4.0, "drop_path": drop_path, "layer_norm_eps": eps}
             self.transformer = MapTransformer(width, windowed=windowed, **sizes)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map `(batch, height, width, channels)` to the same shape."""
         hidden_states = hidden_states + self.drop_path(self.op(self.norm(hidden_states)))
-        hidden_states = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        if self.has_mlp:
+            hidden_states = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
         mapped: torch.Tensor = self.transformer(hidden_states)
         return mapped
 
