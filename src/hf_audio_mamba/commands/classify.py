@@ -27,7 +27,7 @@ class ClassifiedFile:
     Attributes:
         path: The file.
         labels: `{"score": float, "label": str}` for every label of the model, best first.
-        timeline: The same for each window, as the pipeline returns it; empty if the file was scored whole.
+        timeline: The same for each window or time step, as the pipeline returns it; empty if only the whole was scored.
     """
 
     path: Path
@@ -62,8 +62,10 @@ def run(argv: Sequence[str]) -> int:
     table = None if options.json == STDOUT else _Table(files, pipe.model.config.id2label.values(), options)
     results: list[ClassifiedFile] = []
     failures: list[FailedFile] = []
-    chunked = options.chunk_length_s is not None
-    for result in classify_files(pipe, files, batch_size=options.batch_size, chunked=chunked):
+    timed = options.chunk_length_s is not None or pipe.seconds_per_step is not None
+    if options.timestamps and not timed:
+        raise UsageError("--timestamps needs --chunk_length_s: this model scores whole clips, not their time steps")
+    for result in classify_files(pipe, files, batch_size=options.batch_size, timed=timed):
         if isinstance(result, FailedFile):
             failures.append(result)
             print(f"failed: {_printable(result.reason)}", file=sys.stderr)
@@ -112,7 +114,7 @@ def find_audio_files(inputs: Sequence[str]) -> list[Path | FailedFile]:
 
 
 def classify_files(
-    pipe: "AudioClassificationPipeline", files: Sequence[Path | FailedFile], *, batch_size: int, chunked: bool
+    pipe: "AudioClassificationPipeline", files: Sequence[Path | FailedFile], *, batch_size: int, timed: bool
 ) -> Iterator[ClassifiedFile | FailedFile]:
     """Classify files in the order given; one that cannot be read does not keep the others from being scored.
 
@@ -120,15 +122,15 @@ def classify_files(
         pipe: A pipeline whose constructor got `chunk_length_s` and the like.
         files: Files to classify; failures among them are passed on.
         batch_size: Files, or their windows, per forward pass.
-        chunked: Whether the pipeline scores window by window.
+        timed: Whether the pipeline scores windows, or the model time steps.
 
     Yields:
         As many results as there are files.
     """
 
     def score(paths: list[Path]) -> list[ClassifiedFile | FailedFile]:
-        outputs = pipe(paths, batch_size=batch_size, top_k=None, return_timestamps=chunked)
-        if chunked:
+        outputs = pipe(paths, batch_size=batch_size, top_k=None, return_timestamps=timed)
+        if timed:
             pairs = [(output["labels"], output["timeline"]) for output in outputs]
         else:
             pairs = [(labels, []) for labels in outputs]
@@ -199,7 +201,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="S",
         help="context on each side of a window, heard but scored by the neighbouring window (default: 0)",
     )
-    parser.add_argument("--timestamps", action="store_true", help="show the scores of each window too")
+    parser.add_argument("--timestamps", action="store_true", help="show the scores of each window or time step too")
     parser.add_argument(
         "--json", nargs="?", const=STDOUT, metavar="FILE", help="write JSON to FILE, or in place of the table"
     )
@@ -207,8 +209,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=_positive_int, default=1, help="files or windows at a time (default: 1)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, ... (default: the fastest there is)")
     options = parser.parse_args(argv)
-    if options.chunk_length_s is None and (options.timestamps or options.stride_length_s is not None):
-        parser.error("--timestamps and --stride_length_s need --chunk_length_s")
+    if options.chunk_length_s is None and options.stride_length_s is not None:
+        parser.error("--stride_length_s needs --chunk_length_s")
     if options.json not in (None, STDOUT):
         _check_json_path(Path(options.json))
     return options

@@ -18,7 +18,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from hf_audio_mamba.errors import AudioError, CheckpointError, UsageError
 from hf_audio_mamba.pipelines.clips import NamedClip, NamedClips, read_stretches
-from hf_audio_mamba.pipelines.windows import Chunking, average_over_time
+from hf_audio_mamba.pipelines.windows import Chunking, average_over_time, steps_within
 
 _PREPROCESS_ARGUMENTS = ("chunk_length_s", "stride_length_s", "timeout")
 _POSTPROCESS_ARGUMENTS = ("top_k", "function_to_apply", "return_timestamps")
@@ -47,7 +47,8 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
         stride_length_s: Seconds of context on each side of a window, or a pair (left, right), as in transformers'
             speech recognition pipeline: heard by the model, but scored by the neighbouring window. Windows start
             `chunk_length_s - left - right` seconds apart. 0 by default.
-        return_timestamps: Also return the scores of each window; needs `chunk_length_s`.
+        return_timestamps: Also return scores over time: of each time step for models that score them (AudioMamba), with
+            or without windows; of each window for others, which needs `chunk_length_s`.
         timeout: Seconds that a download may take, 60 by default.
         batch_size: Clips or windows per forward pass, 1 by default.
         num_workers: 1 reads in a second process; 0, the default, in this one.
@@ -84,9 +85,9 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
 
         Returns:
             For a clip a list of `{"score": float, "label": str}`, best first. With `return_timestamps` a dict: `labels`
-            is that list, and `timeline` holds `{"timestamp": (start, end), "labels": [...]}` for each window; these
-            stretches, in seconds, cover the recording once. For a list of clips a list of these, for a generator or
-            data set an iterator that works as it is read.
+            is that list, and `timeline` holds `{"timestamp": (start, end), "labels": [...]}` for each time step or
+            window; these stretches, in seconds, cover the recording once. For a list of clips a list of these, for a
+            generator or data set an iterator that works as it is read.
 
         Raises:
             AudioError: If a clip cannot be read or is too short or too long; in a list it ends the call.
@@ -118,9 +119,13 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
         _check_count("batch_size", batch_size, least=1)
         _check_count("num_workers", num_workers, least=0)
         if preprocess_params.get("chunk_length_s") is None:
-            for name in ("stride_length_s", "return_timestamps"):
-                if preprocess_params.get(name) or postprocess_params.get(name):
-                    raise UsageError(f"{name} needs chunk_length_s, the length of a window in seconds")
+            if preprocess_params.get("stride_length_s"):
+                raise UsageError("stride_length_s needs chunk_length_s, the length of a window in seconds")
+            if postprocess_params.get("return_timestamps") and self.seconds_per_step is None:
+                raise UsageError(
+                    "return_timestamps needs chunk_length_s, the length of a window in seconds: this model scores "
+                    "whole clips, not their time steps"
+                )
         # Checked here as well as where it is used, so that a wrong value is an error of the call, not of its iterator.
         _chunking(preprocess_params.get("chunk_length_s"), preprocess_params.get("stride_length_s"))
         iterator: Iterator[Any] = super().get_iterator(
@@ -144,8 +149,8 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
             timeout: Seconds for a download.
 
         Yields:
-            What the feature extractor returns, and of the scored stretch `clip` (its name), `start_s`, `end_s` and
-            `is_last`.
+            What the feature extractor returns, and of the scored stretch `clip` (its name), `heard_from_s`, `start_s`,
+            `end_s` and `is_last`.
         """
         clip = inputs if isinstance(inputs, NamedClip) else NamedClip("inputs", inputs)
         rate = self.feature_extractor.sampling_rate
@@ -157,7 +162,12 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
                 raise AudioError(f"{clip.name}: {error}") from error
             if self.dtype is not None:
                 features = features.to(dtype=self.dtype)
-            stretch_info = {"start_s": stretch.start_s, "end_s": stretch.end_s, "is_last": stretch.is_last}
+            stretch_info = {
+                "heard_from_s": stretch.heard_from_s,
+                "start_s": stretch.start_s,
+                "end_s": stretch.end_s,
+                "is_last": stretch.is_last,
+            }
             yield {**features, "clip": clip.name, **stretch_info}
 
     def postprocess(
@@ -170,7 +180,8 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
         """Turn the logits of a clip's windows into labels; arguments and result are those of `__call__`.
 
         Args:
-            model_outputs: For each window `logits` `(1, labels)`, `clip`, `start_s` and `end_s`.
+            model_outputs: For each window `logits` `(1, labels)`, `clip`, `heard_from_s`, `start_s` and `end_s`, and
+                `framewise_logits` `(1, steps, labels)` of models that score time steps.
             top_k: Number of labels.
             function_to_apply: From logits to scores.
             return_timestamps: Whether to return the timeline too.
@@ -181,21 +192,44 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
                 f"the model {self.model.name_or_path!r} gives NaN or infinite scores for {model_outputs[0]['clip']}: "
                 f"its weights are damaged, or {self.dtype} is too small for it; check them or use dtype=float32"
             )
-        scores = _apply(function_to_apply or self._default_function(), logits)
+        function = function_to_apply or self._default_function()
+        scores = _apply(function, logits)
         stretches = [(output["start_s"], output["end_s"]) for output in model_outputs]
         mean = average_over_time(scores, [end - start for start, end in stretches])
         labels = self._best_labels(mean, top_k)
         if not return_timestamps:
             return labels
-        timeline = [
-            {"timestamp": stretch, "labels": self._best_labels(row, top_k)}
-            for stretch, row in zip(stretches, scores, strict=True)
-        ]
+        timed = (
+            zip(stretches, scores, strict=True)
+            if self.seconds_per_step is None
+            else self._steps(model_outputs, function)
+        )
+        timeline = [{"timestamp": stretch, "labels": self._best_labels(row, top_k)} for stretch, row in timed]
         return {"labels": labels, "timeline": timeline}
 
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Length of the time steps that the model scores; None if it scores whole clips alone."""
+        frames = getattr(self.model.config, "frames_per_step", None)
+        return None if frames is None else frames / self.feature_extractor.frames_per_second
+
+    def _steps(
+        self, model_outputs: list[dict[str, Any]], function: str
+    ) -> Iterator[tuple[tuple[float, float], torch.Tensor]]:
+        """The scores of a clip's time steps, window after window."""
+        assert self.seconds_per_step is not None
+        for output in model_outputs:
+            scores = _apply(function, output["framewise_logits"][0].float())
+            place = (output["heard_from_s"], output["start_s"], output["end_s"])
+            yield from steps_within(scores, self.seconds_per_step, *place)
+
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        info = {name: model_inputs.pop(name) for name in ("clip", "start_s", "end_s", "is_last")}
-        return {"logits": self.model(**model_inputs).logits, **info}
+        names = ("clip", "heard_from_s", "start_s", "end_s", "is_last")
+        info = {name: model_inputs.pop(name) for name in names}
+        outputs = self.model(**model_inputs)
+        if self.seconds_per_step is not None:
+            info["framewise_logits"] = outputs.framewise_logits
+        return {"logits": outputs.logits, **info}
 
     def _sanitize_parameters(self, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         known = (*_PREPROCESS_ARGUMENTS, *_POSTPROCESS_ARGUMENTS)

@@ -111,7 +111,7 @@ def _whole_clip(name: str, source: Any, sampling_rate: int) -> ScoredStretch:
         # The header first, to refuse in a moment what would take minutes to decode; the reader counts for itself.
         _check_length(name, audio_info(source).duration_s)
         samples, _ = load_audio(source, sampling_rate=sampling_rate, max_seconds=MAX_WHOLE_CLIP_S)
-    return ScoredStretch(samples, 0.0, len(samples) / sampling_rate, is_last=True)
+    return ScoredStretch(samples, 0.0, 0.0, len(samples) / sampling_rate, is_last=True)
 
 
 def _check_length(name: str, duration_s: float) -> None:

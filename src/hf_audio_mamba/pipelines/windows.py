@@ -74,12 +74,14 @@ class ScoredStretch:
 
     Attributes:
         samples: `(samples,)`, mono float32, context included.
+        heard_from_s: Start of `samples`, in seconds from the start of the recording.
         start_s: Start of the stretch that is scored, in seconds from the start of the recording.
         end_s: End of that stretch in seconds.
         is_last: Whether the recording ends here.
     """
 
     samples: npt.NDArray[np.float32]
+    heard_from_s: float
     start_s: float
     end_s: float
     is_last: bool
@@ -106,12 +108,34 @@ def scored_stretches(
     for window in windows:
         if previous is not None:
             end = previous.end_s - chunking.right_s
-            yield ScoredStretch(previous.samples, scored_until, end, is_last=False)
+            yield ScoredStretch(previous.samples, previous.start_s, scored_until, end, is_last=False)
             scored_until = end
             window = _fill_on_the_left(window, previous, sampling_rate)
         previous = window
     if previous is not None:
-        yield ScoredStretch(previous.samples, scored_until, previous.end_s, is_last=True)
+        yield ScoredStretch(previous.samples, previous.start_s, scored_until, previous.end_s, is_last=True)
+
+
+def steps_within(
+    scores: torch.Tensor, seconds_per_step: float, heard_from_s: float, start_s: float, end_s: float
+) -> Iterator[tuple[tuple[float, float], torch.Tensor]]:
+    """Place the time steps of a window in the recording and cut them to the stretch that the window speaks for.
+
+    Args:
+        scores: `(steps, labels)`.
+        seconds_per_step: Length of a step.
+        heard_from_s: Where the first step starts, in seconds from the start of the recording.
+        start_s: Start of the stretch.
+        end_s: End of the stretch.
+
+    Yields:
+        `(start, end)` in seconds and the scores `(labels,)` of each step that lies in the stretch, in part at least.
+    """
+    for step, row in enumerate(scores):
+        start = max(heard_from_s + step * seconds_per_step, start_s)
+        end = min(heard_from_s + (step + 1) * seconds_per_step, end_s)
+        if end - start > 1e-6:
+            yield (start, end), row
 
 
 def average_over_time(scores: torch.Tensor, durations_s: list[float]) -> torch.Tensor:
