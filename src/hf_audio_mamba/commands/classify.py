@@ -59,12 +59,12 @@ def run(argv: Sequence[str]) -> int:
     files = find_audio_files(options.inputs)
     plots = {} if options.plot is None else _plot_paths(files, options.plot)
     pipe = _load_pipeline(options)
-    table = None if options.json == STDOUT else _Table(files, pipe.model.config.id2label.values(), options)
-    results: list[ClassifiedFile] = []
-    failures: list[FailedFile] = []
     timed = options.chunk_length_s is not None or pipe.seconds_per_step is not None
     if options.timestamps and not timed:
         raise UsageError("--timestamps needs --chunk_length_s: this model scores whole clips, not their time steps")
+    table = None if options.json == STDOUT else _Table(files, pipe.model.config.id2label.values(), options)
+    results: list[ClassifiedFile] = []
+    failures: list[FailedFile] = []
     for result in classify_files(pipe, files, batch_size=options.batch_size, timed=timed):
         if isinstance(result, FailedFile):
             failures.append(result)
