@@ -26,12 +26,12 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
     """Why a kernel may not be used, or None; computed once for each kernel variant in a process.
 
     Args:
-        operation: `"scan"`, `"conv"`, `"state_update"`, `"conv_update"` or `"mixer_step"`.
+        operation: `"scan"`, `"conv"`, `"state_update"`, `"conv_update"`, `"mixer_step"` or `"cross_scan"`.
         candidate: The backend's function.
         variant: What selects a kernel. For `"scan"`: (state size, groups, dt_softplus, gated, reverse,
             needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
             (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
-            `"mixer_step"`: (width, state size, has_norm, False).
+            `"mixer_step"`: (width, state size, has_norm, False); for `"cross_scan"`: (rank, dt_softplus, False).
         device: Where the candidate computes; the reference does on the CPU.
     """
     *call, needs_backward = variant
@@ -110,6 +110,17 @@ def _mixer_step_arguments(width: int, state_size: int, has_norm: int) -> tuple[l
     return [*states, draw(BATCH, 1, hidden)], options
 
 
+def _cross_scan_arguments(rank: int, dt_softplus: int) -> tuple[list[Tensor | None], dict[str, Any]]:
+    draw = _Draw()
+    cells, channels = (BATCH, 3, 5), CHANNELS_PER_GROUP
+    dt, B, C = (draw(*cells, reference.ROUTES, size) for size in (rank, 1, 1))
+    weight, D, bias = draw(reference.ROUTES, channels, rank), draw(reference.ROUTES, channels), draw(4, channels)
+    if not dt_softplus:
+        dt, weight, bias = dt.abs(), weight.abs(), bias.abs()
+    A = -draw(reference.ROUTES, channels, 1).abs()
+    return [draw(*cells, channels), dt, A, B, C, D, bias, weight], {"dt_softplus": bool(dt_softplus)}
+
+
 def _on_copies(states: int, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """An update of its first arguments in place as a function from them to the output and the new states."""
 
@@ -151,6 +162,7 @@ _CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
     "state_update": (_state_update_arguments, reference.selective_state_update, 1),
     "conv_update": (_conv_update_arguments, reference.causal_conv1d_silu_update, 1),
     "mixer_step": (_mixer_step_arguments, reference.mixer_step, 2),
+    "cross_scan": (_cross_scan_arguments, reference.cross_scan_2d, 0),
 }
 """For each operation: a function from its variant to tensors and options, the truth, and how many first tensors it
 updates in place."""
