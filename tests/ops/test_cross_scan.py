@@ -74,6 +74,105 @@ def test_equals_copied_routes(height, width, backend):
     assert_close({name: relative_error(actual[name], expected[name]) for name in expected}, **limits)
 
 
+def factored(height: int, width: int, channels: int, rank: int, state: int = 1) -> dict[str, Tensor]:
+    """Operands with the time step in two factors."""
+    draw = torch.Generator().manual_seed(height + 100 * width + rank)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    cells = (BATCH, height, width)
+    return {
+        "x": normal(*cells, channels),
+        "dt": normal(*cells, 4, rank),
+        "A": -normal(4, channels, state).abs() - 0.1,
+        "B": normal(*cells, 4, state),
+        "C": normal(*cells, 4, state),
+        "D": normal(4, channels),
+        "dt_bias": normal(4, channels) - 2,
+        "dt_weight": normal(4, channels, rank) / rank,
+    }
+
+
+def multiplied(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same operands in float64 with the time step itself."""
+    values = {name: value.double() for name, value in values.items()}
+    values["dt"] = torch.einsum("bhwkr,kcr->bhwkc", values["dt"], values.pop("dt_weight"))
+    return values
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("state", [1, 2])
+@pytest.mark.parametrize("rank", [1, 3, 17])
+@pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 16), (1, 7, 1), (5, 1, 20), (4, 4, 33), (3, 11, 32)])
+def test_factors_of_the_time_step_equal_their_product(height, width, channels, rank, state, backend):
+    values = factored(height, width, channels, rank, state)
+    expected = copied_routes(**multiplied(values))
+    actual = cross_scan_2d(**values, backend=backend)
+    assert relative_error(actual, expected) < 1e-6
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_gradients_of_the_factors(backend):
+    values = factored(3, 4, 20, 2)
+    expected = results(lambda **leaves: cross_scan_2d(**leaves, backend="reference"), values)
+    actual = results(lambda **leaves: cross_scan_2d(**leaves, backend=backend), values)
+    errors = {name: relative_error(actual[name], expected[name].double()) for name in expected}
+    assert_close(errors, values=2e-6, gradients=1e-5)
+
+
+def test_what_is_left_out_counts_as_nothing():
+    values = factored(3, 4, 20, 2)
+    zeros = {**values, "D": torch.zeros(4, 20), "dt_bias": torch.zeros(4, 20)}
+    del values["D"], values["dt_bias"]
+    torch.testing.assert_close(cross_scan_2d(**values), cross_scan_2d(**zeros))
+
+
+def test_positive_steps_need_no_softplus():
+    values = factored(3, 4, 20, 2)
+    values = {**values, **{name: values[name].abs() for name in ("dt", "dt_weight", "dt_bias")}}
+    expected = cross_scan_2d(**values, dt_softplus=False, backend="reference")
+    torch.testing.assert_close(cross_scan_2d(**values, dt_softplus=False), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_extreme_steps_stay_finite():
+    values = factored(3, 4, 20, 2)
+    for scale in (-1e4, 1e4):
+        values["dt_bias"] = torch.full((4, 20), scale)
+        expected = cross_scan_2d(**values, backend="reference")
+        torch.testing.assert_close(cross_scan_2d(**values), expected, atol=0, rtol=1e-5)
+
+
+def test_factors_in_half_precision_and_with_gradients_agree():
+    values = factored(4, 5, 20, 3)
+    plain = cross_scan_2d(**values)
+    with torch.enable_grad():
+        torch.testing.assert_close(cross_scan_2d(**{**values, "x": values["x"].requires_grad_()}), plain)
+    half = cross_scan_2d(**{name: value.detach().bfloat16() for name, value in values.items()})
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), plain, atol=0.2, rtol=0.05)
+
+
+def test_threads_change_nothing():
+    values = factored(32, 32, 64, 3)
+    threads = torch.get_num_threads()
+    one = cross_scan_2d(**values)
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(cross_scan_2d(**values), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_strided_maps_are_read_where_they_lie():
+    values = factored(4, 5, 32, 3)
+    expected = cross_scan_2d(**values)
+    joined = torch.cat([values["dt"], values["B"], values["C"]], dim=-1)
+    dt, B, C = joined.split([3, 1, 1], dim=-1)
+    turned = values["x"].transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(cross_scan_2d(**{**values, "dt": dt, "B": B, "C": C, "x": turned}), expected)
+
+
 def test_transposing_the_map_exchanges_rows_and_columns():
     values = operands(4, 6)
     exchanged = {
@@ -161,5 +260,20 @@ def test_wrong_dtypes_and_devices_are_named():
 )
 def test_wrong_shapes_are_named(name, shape, message):
     values = {**operands(3, 4), name: torch.zeros(shape)}
+    with pytest.raises(ShapeError, match=message):
+        cross_scan_2d(**values)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("dt", (2, 3, 4, 4, CHANNELS), r"dt must be \(batch, height, width, 4, rank\)"),
+        ("dt_weight", (CHANNELS, 2), r"dt_weight must be \(4, channels, rank\)"),
+        ("dt_weight", (4, CHANNELS, 0), "rank > 0"),
+        ("dt_weight", (3, CHANNELS, 2), "dt_weight must be"),
+    ],
+)
+def test_wrong_shapes_of_factors_are_named(name, shape, message):
+    values = {**factored(3, 4, CHANNELS, 2), name: torch.zeros(shape)}
     with pytest.raises(ShapeError, match=message):
         cross_scan_2d(**values)

@@ -91,13 +91,13 @@ class SS2D(nn.Module):
         batch, height, width, inner = x.shape
         projections = F.linear(x, self.x_proj_weight.flatten(0, 1)).view(batch, height, width, ROUTES, -1)
         low, b, c = torch.split(projections, [self.time_step_rank, self.state_size, self.state_size], dim=-1)
-        dt = torch.bmm(low.flatten(0, 2).transpose(0, 1), self.dt_projs_weight.transpose(1, 2))
         return cross_scan_2d(
             x,
-            dt.view(ROUTES, batch, height, width, inner).permute(1, 2, 3, 0, 4),
+            low,
             -torch.exp(self.A_logs.float()).view(ROUTES, inner, -1),
             b,
             c,
             self.Ds.float().view(ROUTES, inner),
             self.dt_projs_bias.float(),
+            dt_weight=self.dt_projs_weight,
         )

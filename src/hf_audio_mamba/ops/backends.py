@@ -160,6 +160,11 @@ def conv_update_function(name: str) -> Callable[..., Tensor]:
     return _step_module(name).causal_conv1d_silu_update  # type: ignore[no-any-return]  # numba is untyped
 
 
+def cross_scan_function(name: str) -> Callable[..., Tensor]:
+    """A backend's kernel of all four routes at once, with the signature of `reference.cross_scan_2d`."""
+    return _numba().cross_scan_2d if name == "numba" else reference.cross_scan_2d
+
+
 def mixer_step_function(name: str) -> Callable[..., Tensor]:
     """A backend's step of a whole mixer, with the signature of `reference.mixer_step`."""
     return _numba().mixer_step if name == "numba" else reference.mixer_step
@@ -278,6 +283,7 @@ _OPERATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "mixer_step": mixer_step_function,
     "stack_step": stack_step_function,
     "few_rows_linear": few_rows_linear_function,
+    "cross_scan": cross_scan_function,
 }
 
 

@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from hf_audio_mamba.errors import ShapeError
+from hf_audio_mamba.ops import backends, reference
 from hf_audio_mamba.ops.checks import check_argument
+from hf_audio_mamba.ops.numba_eager import is_traced
 from hf_audio_mamba.ops.selective_scan import selective_scan
 
 NAME = "cross_scan_2d"
-ROUTES = 4
+ROUTES = reference.ROUTES
 """Along rows, along columns, and both of them backwards."""
 
 
@@ -26,6 +28,7 @@ def cross_scan_2d(
     D: Tensor | None = None,
     dt_bias: Tensor | None = None,
     *,
+    dt_weight: Tensor | None = None,
     dt_softplus: bool = True,
     backend: str | None = None,
 ) -> Tensor:
@@ -44,6 +47,9 @@ def cross_scan_2d(
         C: Output projection, shaped as `B`.
         D: Skip connections, `(4, channels)`; none if omitted.
         dt_bias: Biases of the time step, `(4, channels)`; none if omitted.
+        dt_weight: Second factor of the time step, `(4, channels, rank)`. With it, `dt` is the first factor,
+            `(batch, height, width, 4, rank)`, and their product over `rank` is the time step. With one state, the
+            numba backend then runs all routes in one kernel where no gradient is needed.
         dt_softplus: Whether softplus makes the time step positive.
         backend: As in `selective_scan`.
 
@@ -54,7 +60,15 @@ def cross_scan_2d(
         ShapeError: If an argument has the wrong rank, size, dtype or device; the message names it.
         BackendError: If the backend asked for is unknown or cannot serve the call.
     """
-    _check(x, dt, A, B, C, D, dt_bias)
+    _check(x, dt, A, B, C, D, dt_bias, dt_weight)
+    tensors = (x, dt, A, B, C, D, dt_bias, dt_weight)
+    if dt_weight is not None and A.shape[2] == 1 and _is_plain(tensors):
+        rank = dt_weight.shape[2]
+        if backends.choose(backend, x.device.type, x.dtype, "cross_scan", (rank, dt_softplus, False)) == "numba":
+            scan = backends.cross_scan_function("numba")
+            return scan(x, dt, A, B, C, D, dt_bias, dt_weight, dt_softplus=dt_softplus)
+    if dt_weight is not None:
+        dt = _time_steps(dt, dt_weight)
     batch, height, width, channels = x.shape
     frames = x.reshape(batch, height * width, channels)
     columns = column_order(height, width, x.device)
@@ -87,7 +101,30 @@ def _each(parameter: Tensor | None) -> tuple[Tensor | None, ...]:
     return (None,) * ROUTES if parameter is None else parameter.unbind(0)
 
 
-def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dt_bias: Tensor | None) -> None:
+def _time_steps(dt: Tensor, dt_weight: Tensor) -> Tensor:
+    """The product of both factors, `(batch, height, width, 4, channels)`."""
+    steps = torch.bmm(dt.flatten(0, 2).transpose(0, 1), dt_weight.transpose(1, 2).to(dt.dtype))
+    return steps.transpose(0, 1).view(*dt.shape[:4], -1)
+
+
+def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether a call is neither traced nor differentiated, in float32 on the CPU."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+        return False
+    return not is_traced(given) and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in given)
+
+
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor | None,
+) -> None:
     if x.ndim != 4 or x.numel() == 0:
         raise ShapeError(f"{NAME}: x must be (batch, height, width, channels), not empty, got shape {tuple(x.shape)}.")
     batch, height, width, channels = x.shape
@@ -96,7 +133,15 @@ def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | N
         raise ShapeError(f"{NAME}: A must be ({ROUTES}, channels, state) with state > 0, got shape {tuple(A.shape)}.")
     state = A.shape[2]
     cells = (batch, height, width, ROUTES)
-    check_argument(NAME, "dt", dt, f"(batch, height, width, {ROUTES}, channels)", (*cells, channels), x)
+    if dt_weight is None:
+        check_argument(NAME, "dt", dt, f"(batch, height, width, {ROUTES}, channels)", (*cells, channels), x)
+    else:
+        if dt_weight.ndim != 3 or dt_weight.shape[2] == 0:
+            axes = f"({ROUTES}, channels, rank) with rank > 0"
+            raise ShapeError(f"{NAME}: dt_weight must be {axes}, got shape {tuple(dt_weight.shape)}.")
+        rank = dt_weight.shape[2]
+        check_argument(NAME, "dt_weight", dt_weight, f"({ROUTES}, channels, rank)", (ROUTES, channels, rank), x)
+        check_argument(NAME, "dt", dt, f"(batch, height, width, {ROUTES}, rank)", (*cells, rank), x)
     check_argument(NAME, "A", A, f"({ROUTES}, channels, state)", (ROUTES, channels, state), x)
     for name, projection in (("B", B), ("C", C)):
         check_argument(NAME, name, projection, f"(batch, height, width, {ROUTES}, state)", (*cells, state), x)

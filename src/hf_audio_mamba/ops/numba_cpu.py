@@ -76,6 +76,27 @@ def _needs_gradient(operands: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in operands)
 
 
+def cross_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor,
+    *,
+    dt_softplus: bool,
+) -> Tensor:
+    """Four routes over a map; arguments and result as in `hf_audio_mamba.ops.reference.cross_scan_2d`.
+
+    One state, float32, not differentiable.
+    """
+    from hf_audio_mamba.ops.numba_cross_scan import compute_cross_scan
+
+    return compute_cross_scan(x, dt, A, B, C, D, dt_bias, dt_weight, dt_softplus=dt_softplus)
+
+
 def causal_conv1d_silu(
     x: Tensor,
     weight: Tensor,

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
 
+ROUTES = 4
+"""Of `cross_scan_2d`: along rows, along columns, and both of them backwards."""
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Precision of states and sums for an input `x`: float64 for float64, float32 for everything else."""
@@ -174,3 +177,36 @@ def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _normalise(x: Tensor, norm: Norm) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight
+
+
+def cross_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor,
+    *,
+    dt_softplus: bool,
+) -> Tensor:
+    """Four scans of a map (VMamba, arXiv:2401.10166, section 4.2), each over a copy of the cells in its own order.
+
+    Arguments as in `hf_audio_mamba.ops.cross_scan_2d`.
+    """
+    height, width = x.shape[1:3]
+    cells = torch.arange(height * width, device=x.device).view(height, width)
+    orders = [cells.flatten(), cells.t().flatten(), cells.flatten().flip(0), cells.t().flatten().flip(0)]
+    steps = torch.einsum("bhwkr,kcr->bhwkc", dt, dt_weight)
+    total = torch.zeros_like(x).flatten(1, 2)
+    for route, order in enumerate(orders):
+        u, delta = x.flatten(1, 2)[:, order], steps[..., route, :].flatten(1, 2)[:, order]
+        B_t, C_t = (projection[..., route, :].flatten(1, 2)[:, order, None] for projection in (B, C))
+        skip = None if D is None else D[route]
+        bias = None if dt_bias is None else dt_bias[route]
+        y, _ = selective_scan(
+            u, delta, A[route], B_t, C_t, skip, None, bias, dt_softplus=dt_softplus, reverse=False, initial_state=None
+        )
+        total = total.index_add(1, order, y)
+    return total.view(x.shape)

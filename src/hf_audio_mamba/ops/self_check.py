@@ -33,7 +33,7 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
             needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
             (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
             `"mixer_step"`: (width, state size, has_norm, False); for `"stack_step"`: (width, state size, False); for
-            `"few_rows_linear"`: (has_bias, False).
+            `"few_rows_linear"`: (has_bias, False); for `"cross_scan"`: (rank, dt_softplus, False).
         device: Where the candidate computes; the reference does on the CPU.
     """
     found: list[str | None] = []
@@ -139,6 +139,17 @@ def _few_rows_linear_arguments(has_bias: int) -> tuple[list[Any], dict[str, Any]
     return [draw(BATCH, width), draw(LENGTH, width), draw(LENGTH) if has_bias else None], {}
 
 
+def _cross_scan_arguments(rank: int, dt_softplus: int) -> tuple[list[Tensor | None], dict[str, Any]]:
+    draw = _Draw()
+    cells, channels = (BATCH, 3, 5), CHANNELS_PER_GROUP
+    dt, B, C = (draw(*cells, reference.ROUTES, size) for size in (rank, 1, 1))
+    weight, D, bias = draw(reference.ROUTES, channels, rank), draw(reference.ROUTES, channels), draw(4, channels)
+    if not dt_softplus:
+        dt, weight, bias = dt.abs(), weight.abs(), bias.abs()
+    A = -draw(reference.ROUTES, channels, 1).abs()
+    return [draw(*cells, channels), dt, A, B, C, D, bias, weight], {"dt_softplus": bool(dt_softplus)}
+
+
 def _on_copies(states: int, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """An update of its first arguments in place as a function from them to the output and the new states."""
 
@@ -182,6 +193,7 @@ CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
     "mixer_step": (_mixer_step_arguments, reference.mixer_step, 2),
     "stack_step": (_stack_step_arguments, reference.stack_step, 4),
     "few_rows_linear": (_few_rows_linear_arguments, reference.few_rows_linear, 0),
+    "cross_scan": (_cross_scan_arguments, reference.cross_scan_2d, 0),
 }
 """For each operation: a function from its variant to tensors and options, the truth, and how many first tensors it
 updates in place."""

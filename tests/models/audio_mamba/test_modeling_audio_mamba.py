@@ -8,7 +8,7 @@ import torch
 from hf_audio_mamba import AudioMambaConfig, AudioMambaForAudioClassification, AudioMambaModel
 from tests.models.audio_mamba import formulas
 
-SIZES = {"embed_dim": 4, "depths": [1, 1], "num_mel_bins": 8, "spec_size": 16, "num_labels": 3}
+SIZES = {"embed_dim": 8, "depths": [1, 1], "num_mel_bins": 8, "spec_size": 16, "num_labels": 3}
 
 
 def tiny(**overrides: Any) -> AudioMambaConfig:
@@ -41,7 +41,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"num_mel_bins": 16},
     {"depths": [2], "num_mel_bins": 4},
     {"transformer_block": "global"},
-    {"transformer_block": "windowed", "depths": [1], "embed_dim": 6, "num_mel_bins": 12, "spec_size": 48},
+    {"transformer_block": "windowed", "depths": [1], "num_mel_bins": 12, "spec_size": 48},
 ]
 
 
