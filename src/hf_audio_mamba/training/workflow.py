@@ -20,7 +20,7 @@ from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArgume
 from hf_audio_mamba.training.averaging import average_outputs, time_shifts
 from hf_audio_mamba.training.cross_validation import cross_validate
 from hf_audio_mamba.training.floor import floor_scores, summarise
-from hf_audio_mamba.training.metrics import bootstrap_intervals, score
+from hf_audio_mamba.training.metrics import bootstrap_intervals, score, undefined_labels
 from hf_audio_mamba.training.preparation import (
     SplitFeatures,
     add_transposed_copies,
@@ -142,6 +142,9 @@ def _train_and_evaluate(
     )
     results["train_loss"] = trained.training_loss
     results["metrics"] = {split: values.metrics for split, values in scored.items()}
+    results["undefined_labels"] = {
+        split: undefined_labels(dataset.problem_type, values.references) for split, values in scored.items()
+    }
     if trainer.is_world_process_zero():
         results["intervals"] = _intervals(dataset, scored, args)
         results["floor"] = _floor(dataset, splits) if args.floor else {}
