@@ -77,7 +77,7 @@ def card_data(folder: Path, results: Mapping[str, Any], figures: Sequence[tuple[
 
 
 def _limitations(results: Mapping[str, Any], split: str) -> list[str]:
-    """Which labels the means of a tagger leave out; nothing where there are none, which keeps the usual sentence."""
+    """Labels and clips that the figures leave out; nothing where there are none, which keeps the usual sentence."""
     undefined = results.get("undefined_labels", {}).get(split, {})
     reasons = {
         "without_positives": f"occur in no {split} clip; mean average precision, mean ROC-AUC and d' leave them out.",
@@ -88,6 +88,9 @@ def _limitations(results: Mapping[str, Any], split: str) -> list[str]:
         for which, reason in reasons.items()
         if undefined.get(which)
     ]
+    if unreadable := {name: count for name, count in results.get("unreadable", {}).items() if count}:
+        counts = ", ".join(f"{name} {count}" for name, count in unreadable.items())
+        said.append(f"Clips of the stream that could not be read were skipped ({counts}).")
     return [*said, USUAL_LIMITATION] if said else []
 
 

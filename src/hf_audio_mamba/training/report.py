@@ -20,7 +20,7 @@ from hf_audio_mamba.training import output_dir as outputs
 from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from hf_audio_mamba.training.card import card_data
 from hf_audio_mamba.training.checkpoints import write_atomically, write_json
-from hf_audio_mamba.training.metrics import METRICS, TABULATED, format_table
+from hf_audio_mamba.training.metrics import METRICS, TABULATED, bootstrap_intervals, format_table
 from hf_audio_mamba.training.preparation import SYNTHETIC_NOTES, SplitFeatures
 from hf_audio_mamba.training.trainer import AudioTrainer
 
@@ -130,6 +130,21 @@ def shaping_arguments(arguments: Sequence[Any]) -> dict[str, Any]:
                 value = getattr(value, "value", value)
                 shaping[item.name] = value if isinstance(value, bool | int | float | list | None) else str(value)
     return shaping
+
+
+def intervals_of_test_split(
+    dataset: AudioDataset, scored: Mapping[str, ScoredSplit], args: AudioTrainingArguments
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the metrics of the test split; none without one, or where no resamples are asked for."""
+    if "test" not in scored or not args.bootstrap_resamples:
+        return {}
+    return bootstrap_intervals(
+        dataset.problem_type,
+        scored["test"].references,
+        scored["test"].outputs,
+        resamples=args.bootstrap_resamples,
+        seed=args.seed,
+    )
 
 
 def write_report(
