@@ -1,4 +1,4 @@
-"""Pack recordings into Parquet or WebDataset shards for streaming; the same as `hf-audio-mamba shards`. See `--help`."""
+"""Pack recordings into shards (Parquet or WebDataset); the same as `hf-audio-mamba shards`. See `--help`."""
 
 import sys
 

@@ -76,7 +76,7 @@ class ShardSource:
         """
         read = partial(_read, audio_column=self.audio_column, label_column=self.label_column)
         stream = self._stream(read, part, seed=seed, epoch=epoch, shuffle_buffer=shuffle_buffer)
-        return (StoredClip(**row) for row in stream)
+        return (StoredClip(**{name: values[0] for name, values in rows.items()}) for rows in stream)
 
     def count(self, part: StreamPart, *, seed: int, epoch: int, shuffle_buffer: int) -> int:
         """How many clips `clips` yields, without reading their audio."""
@@ -89,7 +89,10 @@ class ShardSource:
         if shuffle_buffer:
             # An odd multiplier keeps (seed, epoch) pairs from meeting, as seed + epoch would.
             stream = stream.shuffle(seed=(seed * 1_000_003 + epoch) % (1 << 63), buffer_size=shuffle_buffer)
-        return datasets.distributed.split_dataset_by_node(stream, rank=part.index, world_size=part.count)
+        distributed = require("datasets.distributed", extra="train", purpose="streaming clips")
+        stream = distributed.split_dataset_by_node(stream, rank=part.index, world_size=part.count)
+        # Plain iteration would divide the part among loading workers once more, and leave some without any.
+        return stream.iter(batch_size=1)
 
 
 def _read(shards: list[str], *, audio_column: str, label_column: str) -> Iterator[dict[str, Any]]:

@@ -76,11 +76,18 @@ def train_on_stream(
     results = describe_run(
         dataset, splits, trainer, (model_args, data_args, args), train_seconds=seconds, command=command
     )
-    results |= {
+    results["unreadable"] = {"train": unreadable} | {split: streams[split].num_unreadable for split in scored}
+    results["train_loss"] = trained.training_loss
+    results |= _scores(dataset, scored, args)
+    trainer.save_final_model(folder)
+    write_report(folder, results, dataset, splits, scored, trainer.state.log_history)
+    return results
+
+
+def _scores(dataset: AudioDataset, scored: Mapping[str, ScoredSplit], args: AudioTrainingArguments) -> dict[str, Any]:
+    return {
         # Nothing keeps the lengths of clips that went by.
         "hours": {},
-        "unreadable": {"train": unreadable} | {split: streams[split].num_unreadable for split in scored},
-        "train_loss": trained.training_loss,
         "metrics": {split: values.metrics for split, values in scored.items()},
         "undefined_labels": {
             split: undefined_labels(dataset.problem_type, values.references) for split, values in scored.items()
@@ -88,9 +95,6 @@ def train_on_stream(
         "intervals": intervals_of_test_split(dataset, scored, args),
         "floor": {},
     }
-    trainer.save_final_model(folder)
-    write_report(folder, results, dataset, splits, scored, trainer.state.log_history)
-    return results
 
 
 def _score(
