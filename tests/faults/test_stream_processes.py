@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile as sf
 import torch
@@ -82,6 +81,3 @@ def test_two_processes_share_a_stream_and_go_on_where_they_were(shards: Path, to
     assert "Resuming from" in train(shards, parts, "--resume")
     weights = [load_file(folder / "checkpoint-60" / "model.safetensors") for folder in (whole, parts)]
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
-    assert not np.allclose(
-        weights[0]["classifier.weight"], load_file(whole / "checkpoint-20" / "model.safetensors")["classifier.weight"]
-    )
