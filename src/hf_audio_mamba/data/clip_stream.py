@@ -18,7 +18,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from hf_audio_mamba._optional import require
 from hf_audio_mamba.data.audio_dataset import AudioDataset, Clip
-from hf_audio_mamba.data.augmentation import AugmentationConfig, Features
+from hf_audio_mamba.data.augmentation import Features
+from hf_audio_mamba.data.augmentation_config import AugmentationConfig
 from hf_audio_mamba.data.feature_cache import FeatureTable, extract_features, feature_layout
 from hf_audio_mamba.data.feature_dataset import FeatureDataset
 from hf_audio_mamba.data.shards import LabelTable, StoredClip, count_clips, read_shard
