@@ -36,6 +36,8 @@ SIZES = {
     "aum/base": (527, 92_107_535),
     "aum/small": (527, 25_539_215),
     "aum/tiny": (527, 6_438_479),
+    "htsat/base": (527, 29_963_431),
+    "htsat/nano": (527, 5_200_195),
 }
 
 
@@ -51,7 +53,7 @@ def test_presets_load_and_fit_each_other(preset: Path) -> None:
     assert extractor.feature_size == config.num_mel_bins
     if config.model_type == "momamba":
         assert config.residual is (preset.name != "paper")
-    if config.model_type == "audio_mamba":
+    if config.model_type in ("audio_mamba", "htsat"):
         assert (extractor.num_frames, extractor.floor) == (config.window_frames, config.silence_value)
     with torch.device("meta"):
         model = AutoModelForAudioClassification.from_config(config)

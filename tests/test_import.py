@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from hf_audio_mamba.models import MODEL_TYPES
+from hf_audio_mamba.models import FEATURE_EXTRACTORS, MODEL_TYPES
 
 
 def run_python(code: str) -> str:
@@ -38,6 +38,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 SIZES = {
     "audio_mamba": {"embed_dim": 8, "depths": [1], "num_mel_bins": 4, "spec_size": 4},
     "aum": {"hidden_size": 8, "num_hidden_layers": 1, "num_mel_bins": 4, "patch_size": 4, "max_length": 8},
+    "htsat": {"embed_dim": 4, "depths": [1], "num_attention_heads": [1], "num_mel_bins": 4, "spec_size": 4},
     "momamba": {"hidden_size": 8, "num_hidden_layers": 1, "num_mel_bins": 4},
 }
 for model_type, sizes in SIZES.items():
@@ -50,7 +51,7 @@ for model_type, sizes in SIZES.items():
     )
 print(type(PIPELINE_REGISTRY.supported_tasks["audio-classification"]["impl"]).__name__)
 """
-CLASSES = ("Config", "Model", "ForAudioClassification", "FeatureExtractor")
+CLASSES = ("Config", "Model", "ForAudioClassification")
 
 # Each takes a fresh process of some seconds, so the default run has one of every kind.
 ORDERS = [
@@ -63,6 +64,7 @@ ORDERS = [
     "from hf_audio_mamba import AudioMambaFeatureExtractor",
 ]
 MORE_ORDERS = [
+    "from hf_audio_mamba.models.htsat.modeling_htsat import HTSATModel",
     "import transformers\nimport hf_audio_mamba",
     "from transformers import PreTrainedModel\nimport hf_audio_mamba",
     "import hf_audio_mamba\nfrom transformers import PreTrainedModel, Trainer",
@@ -78,7 +80,10 @@ MORE_ORDERS = [
 
 @pytest.mark.parametrize("order", [*ORDERS, *(pytest.param(order, marks=pytest.mark.slow) for order in MORE_ORDERS)])
 def test_models_are_known_in_any_order_of_imports(order: str) -> None:
-    models = [" ".join(prefix + name for name in CLASSES) for prefix in MODEL_TYPES.values()]
+    models = []
+    for model_type, prefix in MODEL_TYPES.items():
+        features = MODEL_TYPES[FEATURE_EXTRACTORS.get(model_type, model_type)]
+        models.append(" ".join([*(prefix + name for name in CLASSES), f"{features}FeatureExtractor"]))
     assert run_python(order + "\n" + CHECK).splitlines() == [*models, "AudioClassificationFactory"]
 
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
         AuMModel,
         AuMPreTrainedModel,
     )
+    from hf_audio_mamba.models.htsat import (
+        HTSATConfig,
+        HTSATForAudioClassification,
+        HTSATModel,
+        HTSATModelOutput,
+        HTSATPreTrainedModel,
+    )
     from hf_audio_mamba.models.momamba import (
         MoMambaConfig,
         MoMambaFeatureExtractor,
@@ -53,6 +60,11 @@ __all__ = [
     "AudioMambaModel",
     "AudioMambaModelOutput",
     "AudioMambaPreTrainedModel",
+    "HTSATConfig",
+    "HTSATForAudioClassification",
+    "HTSATModel",
+    "HTSATModelOutput",
+    "HTSATPreTrainedModel",
     "MoMambaConfig",
     "MoMambaFeatureExtractor",
     "MoMambaForAudioClassification",

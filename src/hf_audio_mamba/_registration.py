@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from hf_audio_mamba.models import MODEL_TYPES
+from hf_audio_mamba.models import FEATURE_EXTRACTORS, MODEL_TYPES
 
 KINDS = ("configuration", "feature_extraction", "modeling")
 # They build on each other, also across models: while one of them is being imported, none may be asked for its classes.
@@ -42,7 +42,7 @@ def _register_config(model_type: str) -> None:
 def _register_extractor(model_type: str) -> None:
     from transformers import AutoFeatureExtractor
 
-    extractor = _model_class(model_type, "FeatureExtractor")
+    extractor = _model_class(FEATURE_EXTRACTORS.get(model_type, model_type), "FeatureExtractor")
     AutoFeatureExtractor.register(_model_class(model_type, "Config"), extractor, exist_ok=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hf_audio_mamba import AudioMambaConfig, AuMConfig, MoMambaConfig
+from hf_audio_mamba import AudioMambaConfig, AuMConfig, HTSATConfig, MoMambaConfig
 from hf_audio_mamba.models import MODEL_TYPES
 
 
@@ -57,10 +57,26 @@ def _audio_mamba(**overrides: Any) -> AudioMambaConfig:
     return AudioMambaConfig(**{**sizes, **overrides})
 
 
+def _htsat(**overrides: Any) -> HTSATConfig:
+    # Windows of 32 frames, shorter than the clips, which are heard in two of them.
+    sizes = {
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "window_size": 2,
+        "num_mel_bins": 8,
+        "spec_size": 16,
+        "drop_path_rate": 0.0,
+        "silence_value": 0.0,
+    }
+    return HTSATConfig(**{**sizes, **overrides})
+
+
 CASES = [
     ModelCase("aum", _aum, bands=8, frames=19, num_blocks=2),
     # 150 frames are two windows of 128.
     ModelCase("audio_mamba", _audio_mamba, bands=8, frames=150, num_blocks=3),
+    ModelCase("htsat", _htsat, bands=8, frames=41, num_blocks=2),
     ModelCase("momamba", _momamba, bands=6, frames=19, num_blocks=2),
 ]
 

@@ -177,7 +177,13 @@ def test_multi_label_run(tones: Path, cache: str, tmp_path: Path) -> None:
     changes = {"label_column": "tags", "problem_type": "multi_label_classification", "num_train_epochs": 2}
     results = run(*arguments(tones, tmp_path / "run", cache, **changes))
     assert results["label_names"] == ["high", "low", "middle", "tonal"]
-    assert set(results["metrics"]["test"]) == {"mean_average_precision", "f1_macro", "f1_micro"}
+    names = {"mean_average_precision", "mean_roc_auc", "d_prime", "f1_macro", "f1_micro"}
+    assert set(results["metrics"]["test"]) == names
+    assert results["undefined_labels"]["test"] == {"without_positives": 0, "without_negatives": 0}
+    table = results_table(results)
+    assert all(column in table for column in ("test mean_average_precision", "test mean_roc_auc", "test d_prime"))
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "mean ROC-AUC (mAUC)" in card
     rows = read_csv(tmp_path / "run" / "test_predictions.csv")
     assert {row["label"] for row in rows} <= {
         f"{pitch}{tag}" for pitch in ("high", "low", "middle") for tag in ("", ";tonal")

@@ -201,7 +201,7 @@ class _Worker:
                 frames = _cached_length(path, _num_bands(self.feature_extractor))
                 if frames is not None:
                     return _Result(path, frames, cached=True)
-            features = self._extract(content, clip)
+            features = extract_features(self.feature_extractor, clip, content)
         except (AudioError, DataError) as error:
             return _Result(reason=str(error))
         if path is None:
@@ -209,17 +209,28 @@ class _Worker:
         _write_atomically(path, features, self.num_clips)
         return _Result(path, len(features))
 
-    def _extract(self, content: bytes | Waveform, clip: Clip) -> Features:
-        rate = int(self.feature_extractor.sampling_rate)
-        # A file is read again by its path, so that messages name it.
-        samples = as_waveform(
-            clip.path or content, sampling_rate=rate, source_rate=clip.sampling_rate, name=repr(clip.name)
-        )
-        batch = self.feature_extractor(samples, sampling_rate=rate, padding=False)
-        features = np.ascontiguousarray(batch["input_values"][0], dtype=np.float32)
-        if not np.isfinite(features).all():
-            raise AudioError(f"the features of {clip.name!r} are not finite")
-        return features
+
+def extract_features(feature_extractor: Any, clip: Clip, content: bytes | Waveform) -> Features:
+    """Features of one clip, `(frames, bands)` float32.
+
+    Args:
+        feature_extractor: What makes them.
+        clip: The clip, whose path or name messages tell.
+        content: What `clip.content()` has given.
+
+    Raises:
+        AudioError: If the audio cannot be read or its features are not finite.
+    """
+    rate = int(feature_extractor.sampling_rate)
+    # A file is read again by its path, so that messages name it.
+    samples = as_waveform(
+        clip.path or content, sampling_rate=rate, source_rate=clip.sampling_rate, name=repr(clip.name)
+    )
+    batch = feature_extractor(samples, sampling_rate=rate, padding=False)
+    features = np.ascontiguousarray(batch["input_values"][0], dtype=np.float32)
+    if not np.isfinite(features).all():
+        raise AudioError(f"the features of {clip.name!r} are not finite")
+    return features
 
 
 def _usable_cores() -> int:

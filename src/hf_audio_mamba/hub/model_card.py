@@ -22,6 +22,9 @@ _METRICS = {
     "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
     "f1_macro": ("macro F1", "f1"),
     "f1_micro": ("micro F1", "f1"),
+    "mean_average_precision": ("mean average precision (mAP)", "mean_average_precision"),
+    "mean_roc_auc": ("mean ROC-AUC (mAUC)", "roc_auc"),
+    "d_prime": ("d'", "d_prime"),
     "r2": ("R²", "r_squared"),
 }
 

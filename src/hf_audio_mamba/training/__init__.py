@@ -1,4 +1,4 @@
-"""Training: arguments, a Trainer that resumes strictly, metrics, and whole runs.
+"""Training: arguments, a Trainer that resumes strictly, and whole runs.
 
 Everything here needs the extra `train`; names are imported when they are first used.
 """
@@ -10,29 +10,15 @@ from hf_audio_mamba._lazy import attach
 if TYPE_CHECKING:
     from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
     from hf_audio_mamba.training.checkpoints import last_complete_checkpoint
-    from hf_audio_mamba.training.metrics import (
-        R2,
-        Accuracy,
-        BalancedAccuracy,
-        MacroF1,
-        MeanAveragePrecision,
-        MicroF1,
-    )
     from hf_audio_mamba.training.report import results_table
     from hf_audio_mamba.training.settings import parse_arguments
     from hf_audio_mamba.training.trainer import AudioTrainer
     from hf_audio_mamba.training.workflow import run
 
 __all__ = [
-    "R2",
-    "Accuracy",
     "AudioTrainer",
     "AudioTrainingArguments",
-    "BalancedAccuracy",
     "DataArguments",
-    "MacroF1",
-    "MeanAveragePrecision",
-    "MicroF1",
     "ModelArguments",
     "last_complete_checkpoint",
     "parse_arguments",
@@ -42,8 +28,7 @@ __all__ = [
 
 __getattr__ = attach(
     __name__,
-    dict.fromkeys(("R2", "Accuracy", "BalancedAccuracy", "MacroF1", "MeanAveragePrecision", "MicroF1"), ".metrics")
-    | dict.fromkeys(("AudioTrainingArguments", "DataArguments", "ModelArguments"), ".arguments")
+    dict.fromkeys(("AudioTrainingArguments", "DataArguments", "ModelArguments"), ".arguments")
     | {
         "AudioTrainer": ".trainer",
         "last_complete_checkpoint": ".checkpoints",

@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.training.schedules import EPOCH_SCHEDULES, epoch_schedule
+from hf_audio_mamba.training.streaming_arguments import StreamingArguments
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 SINGLE_LABEL_LOSSES = ("cross_entropy", "binary_cross_entropy")
@@ -54,7 +55,7 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(StreamingArguments):
     """Which recordings to train on, how they are split, and how training clips are varied.
 
     Attributes:
@@ -193,6 +194,7 @@ class DataArguments:
             raise UsageError("--label_range takes two numbers, the lowest and the highest label.")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise UsageError(f"--max_seconds is {self.max_seconds}; it must be positive.")
+        self.check_streaming()
 
 
 @dataclass

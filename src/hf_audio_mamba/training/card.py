@@ -18,6 +18,8 @@ _TASKS = {
     "regression": "audio regression",
 }
 
+USUAL_LIMITATION = "Judged on the data above alone; how it does on other recordings is unknown."
+
 
 def card_data(folder: Path, results: Mapping[str, Any], figures: Sequence[tuple[str, str]]) -> CardData:
     """Describe a run for its model card.
@@ -31,7 +33,8 @@ def card_data(folder: Path, results: Mapping[str, Any], figures: Sequence[tuple[
     repo_id = arguments.get("hub_model_id")
     task = _TASKS[results["problem_type"]]
     evaluated = "test" if "test" in results["metrics"] else "validation"
-    intervals = results["intervals"]
+    # A d-prime may be infinite, which no card can show.
+    intervals = {name: ends for name, ends in results["intervals"].items() if all(map(math.isfinite, ends))}
     return CardData(
         model_name=str(repo_id).split("/")[-1] if repo_id else folder.resolve().name,
         summary=f"A {results['model_type']} model for {task}, trained on {results['dataset']}.",
@@ -66,10 +69,29 @@ def card_data(folder: Path, results: Mapping[str, Any], figures: Sequence[tuple[
         hardware=_hardware(),
         package_versions=results["versions"],
         skipped_files=[(name, reason) for entries in results["skipped"].values() for name, reason in entries],
+        limitations=_limitations(results, evaluated),
         figures=figures,
         base_model=arguments.get("model_name_or_path"),
         repo_id=repo_id,
     )
+
+
+def _limitations(results: Mapping[str, Any], split: str) -> list[str]:
+    """Labels and clips that the figures leave out; nothing where there are none, which keeps the usual sentence."""
+    undefined = results.get("undefined_labels", {}).get(split, {})
+    reasons = {
+        "without_positives": f"occur in no {split} clip; mean average precision, mean ROC-AUC and d' leave them out.",
+        "without_negatives": f"occur in every {split} clip; mean ROC-AUC and d' leave them out.",
+    }
+    said = [
+        f"Of {len(results['label_names'])} labels, {undefined[which]} {reason}"
+        for which, reason in reasons.items()
+        if undefined.get(which)
+    ]
+    if unreadable := {name: count for name, count in results.get("unreadable", {}).items() if count}:
+        counts = ", ".join(f"{name} {count}" for name, count in unreadable.items())
+        said.append(f"Clips of the stream that could not be read were skipped ({counts}).")
+    return [*said, USUAL_LIMITATION] if said else []
 
 
 def _hardware() -> str:

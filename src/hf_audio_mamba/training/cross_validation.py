@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hf_audio_mamba.data.audio_dataset import sort_labels
 from hf_audio_mamba.data.audio_folder import FOLD_COLUMN, METADATA_NAME
 from hf_audio_mamba.errors import DataError, UsageError
+from hf_audio_mamba.metrics import mean_and_deviation
 from hf_audio_mamba.training import cross_validation_card
 from hf_audio_mamba.training.arguments import DataArguments
 from hf_audio_mamba.training.checkpoints import write_atomically, write_json
@@ -51,12 +50,12 @@ def cross_validate(data_args: DataArguments, folder: Path, run_fold: RunFold, *,
     results = {
         **{key: first[key] for key in _SHARED},
         "train_seconds": sum(result["train_seconds"] for result in folds.values()),
-        "metrics": _combine([result["metrics"] for result in folds.values()], np.mean),
+        "metrics": _combine([result["metrics"] for result in folds.values()], _mean),
         "deviations": _combine([result["metrics"] for result in folds.values()], _deviation),
         "folds": folds,
     }
     if is_main:
-        results["floor"] = _combine([result["floor"] for result in folds.values()], np.mean)
+        results["floor"] = _combine([result["floor"] for result in folds.values()], _mean)
         write_json(folder / RESULTS_NAME, results)
         write_atomically(folder / "README.md", cross_validation_card.render(folder.resolve().name, results))
     return results
@@ -85,8 +84,12 @@ def list_folds(data_args: DataArguments) -> list[str]:
         raise DataError(f"{table} cannot be read: {error}") from error
 
 
+def _mean(values: list[float]) -> float:
+    return mean_and_deviation(values)[0]
+
+
 def _deviation(values: list[float]) -> float:
-    return float(np.std(values, ddof=1))
+    return mean_and_deviation(values)[1]
 
 
 def _combine(trees: list[Any], function: Callable[[list[float]], Any]) -> Any:

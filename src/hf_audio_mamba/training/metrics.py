@@ -1,100 +1,34 @@
-"""Scores of audio classifiers and regressors, as plain functions and as `evaluate.Metric` classes.
+"""Which scores each problem type has, their intervals, and what the Trainer and the tables make of them."""
 
-The classes are part of the package, so nothing is downloaded: `Accuracy().compute(predictions=..., references=...)`.
-
-Conventions: accuracy and micro F1 count clips, so for single-label problems they are equal; macro F1 and balanced
-accuracy are unweighted means over the classes that occur in the references; mean average precision is the step-wise
-sum over recall, averaged over the classes with at least one positive; R2 is taken about the mean of the references
-over the whole set, never averaged over batches, and may be negative.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn import metrics as sk
+from numpy.typing import ArrayLike
 
 from hf_audio_mamba.errors import HFAudioMambaError, UsageError
+from hf_audio_mamba.metrics import (
+    accuracy,
+    balanced_accuracy,
+    classes_without_negatives,
+    classes_without_positives,
+    d_prime,
+    f1,
+    mean_average_precision,
+    mean_roc_auc,
+    r2,
+)
 from hf_audio_mamba.training.assignments import nearest
-
-Array = NDArray[Any]
 
 METRICS = {
     "single_label_classification": ("accuracy", "balanced_accuracy", "f1_macro", "f1_micro"),
-    "multi_label_classification": ("mean_average_precision", "f1_macro", "f1_micro"),
+    "multi_label_classification": ("mean_average_precision", "mean_roc_auc", "d_prime", "f1_macro", "f1_micro"),
     "regression": ("r2", "mean_absolute_error"),
 }
 """Names of the metrics of each problem type; the first picks the best checkpoint unless another is asked for."""
 
-
-def _counts(references: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array, Array]:
-    """Right decisions, decisions for, and occurrences of each class: three arrays `(classes,)`.
-
-    All metrics of a classification follow from these, and a bootstrap needs them a thousand times.
-    """
-    truth, guess = np.asarray(references), np.asarray(predictions)
-    if truth.ndim == 2:
-        return (truth * guess).sum(axis=0), guess.sum(axis=0), truth.sum(axis=0)
-    classes = int(max(truth.max(initial=0), guess.max(initial=0))) + 1
-    right, guessed, occurring = (
-        np.bincount(indices, minlength=classes) for indices in (truth[truth == guess], guess, truth)
-    )
-    return right, guessed, occurring
-
-
-def accuracy(references: ArrayLike, predictions: ArrayLike) -> float:
-    """Share of clips whose class index is right, 0 to 1; both `(clips,)`."""
-    right, _, occurring = _counts(references, predictions)
-    return float(right.sum() / occurring.sum())
-
-
-def balanced_accuracy(references: ArrayLike, predictions: ArrayLike) -> float:
-    """Mean recall over the classes that occur in the references, 0 to 1; both `(clips,)`."""
-    right, _, occurring = _counts(references, predictions)
-    present = occurring > 0
-    return float((right[present] / occurring[present]).mean())
-
-
-def f1(references: ArrayLike, predictions: ArrayLike, *, average: str) -> float:
-    """F1, 0 to 1; 0 where nothing occurs and nothing was predicted.
-
-    Args:
-        references: Class indices `(clips,)` or indicators `(clips, labels)`.
-        predictions: In the same form.
-        average: `"macro"` (mean over the classes that occur in the references) or `"micro"` (over all decisions).
-    """
-    right, guessed, occurring = _counts(references, predictions)
-    if average == "micro":
-        return float(2 * right.sum() / max(guessed.sum() + occurring.sum(), 1))
-    present = occurring > 0
-    if not present.any():
-        return 0.0
-    return float((2 * right[present] / (guessed[present] + occurring[present])).mean())
-
-
-def mean_average_precision(references: ArrayLike, scores: ArrayLike) -> float:
-    """Mean over the labels that occur of the average precision, 0 to 1.
-
-    Args:
-        references: Indicators `(clips, labels)`.
-        scores: Logits or probabilities `(clips, labels)`; only their order counts.
-
-    Returns:
-        NaN where no label occurs at all.
-    """
-    references, scores = np.asarray(references), np.asarray(scores)
-    present = references.any(axis=0)
-    if not present.any():
-        return float("nan")
-    return float(sk.average_precision_score(references[:, present], scores[:, present], average="macro"))
-
-
-def r2(references: ArrayLike, predictions: ArrayLike) -> float:
-    """Coefficient of determination, mean over the outputs, at most 1; both `(clips,)` or `(clips, outputs)`."""
-    return float(sk.r2_score(references, predictions, multioutput="uniform_average"))
+TABULATED = ("mean_roc_auc", "d_prime")
+"""Metrics that the table of a run shows for the test split beside the first one of its problem type."""
 
 
 def score(problem_type: str, references: ArrayLike, outputs: ArrayLike) -> dict[str, float]:
@@ -130,8 +64,11 @@ def score(problem_type: str, references: ArrayLike, outputs: ArrayLike) -> dict[
     if problem_type == "multi_label_classification":
         present = (outputs > 0).astype(int)
         references = references.astype(int)
+        auc = mean_roc_auc(references, outputs)
         return {
             "mean_average_precision": mean_average_precision(references, outputs),
+            "mean_roc_auc": auc,
+            "d_prime": d_prime(auc),
             "f1_macro": f1(references, present, average="macro"),
             "f1_micro": f1(references, present, average="micro"),
         }
@@ -166,104 +103,31 @@ def bootstrap_intervals(
         picked = generator.integers(0, len(references), len(references))
         for name, value in score(problem_type, references[picked], outputs[picked]).items():
             draws.setdefault(name, []).append(value)
+    # Percentiles commute with the increasing function that d-prime is, and resamples of AUC 1 would make it infinite.
+    draws.pop("d_prime", None)
     low_high = {name: np.nanpercentile(values, [2.5, 97.5]) for name, values in draws.items()}
+    if "mean_roc_auc" in low_high:
+        low_high["d_prime"] = np.array([d_prime(end) for end in low_high["mean_roc_auc"]])
     return {name: (float(low), float(high)) for name, (low, high) in low_high.items()}
 
 
-class _PackageMetric(evaluate.Metric):
-    """Common parts: what the columns hold, and the call of the plain function."""
+def undefined_labels(problem_type: str, references: ArrayLike) -> dict[str, int]:
+    """How many labels the means of a multi-label problem leave out; empty for other problem types.
 
-    key: str
-    column: str = "int32"
-    description: str
+    Args:
+        problem_type: As in `score`.
+        references: Indicators `(clips, labels)`.
 
-    def _info(self) -> Any:
-        several = self.config_name == "multilabel"
-        value = datasets.Value("float32" if self.column == "float32" else "int32")
-        feature = datasets.Sequence(value) if several else value
-        return evaluate.MetricInfo(
-            description=self.description,
-            citation="",
-            inputs_description="predictions and references, one entry a clip",
-            features=datasets.Features({"predictions": feature, "references": feature}),
-        )
-
-    def _score(self, references: Array, predictions: Array) -> float:
-        raise NotImplementedError
-
-    def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        return {self.key: self._score(np.asarray(references), np.asarray(predictions))}
-
-
-class Accuracy(_PackageMetric):
-    """`accuracy` as an `evaluate.Metric`; computes `{"accuracy": value}` from class indices."""
-
-    key = "accuracy"
-    description = "Share of clips whose class is right."
-
-    def _score(self, references: Array, predictions: Array) -> float:
-        return accuracy(references, predictions)
-
-
-class BalancedAccuracy(_PackageMetric):
-    """`balanced_accuracy` as an `evaluate.Metric`; computes `{"balanced_accuracy": value}`."""
-
-    key = "balanced_accuracy"
-    description = "Mean recall over the classes that occur in the references."
-
-    def _score(self, references: Array, predictions: Array) -> float:
-        return balanced_accuracy(references, predictions)
-
-
-class MacroF1(_PackageMetric):
-    """Macro `f1` as an `evaluate.Metric`; computes `{"f1_macro": value}`; `config_name="multilabel"` for indicators."""
-
-    key = "f1_macro"
-    description = "Mean F1 over the classes that occur in the references."
-
-    def _score(self, references: Array, predictions: Array) -> float:
-        return f1(references, predictions, average="macro")
-
-
-class MicroF1(_PackageMetric):
-    """Micro `f1` as an `evaluate.Metric`; computes `{"f1_micro": value}`; `config_name="multilabel"` for indicators."""
-
-    key = "f1_micro"
-    description = "F1 over all decisions."
-
-    def _score(self, references: Array, predictions: Array) -> float:
-        return f1(references, predictions, average="micro")
-
-
-class R2(_PackageMetric):
-    """`r2` as an `evaluate.Metric`; computes `{"r2": value}`; `config_name="multilabel"` for several outputs."""
-
-    key = "r2"
-    column = "float32"
-    description = "Coefficient of determination about the mean of the references."
-
-    def _score(self, references: Array, predictions: Array) -> float:
-        return r2(references, predictions)
-
-
-class MeanAveragePrecision(_PackageMetric):
-    """`mean_average_precision` as an `evaluate.Metric`: predictions are scores, references indicators, row by row."""
-
-    key = "mean_average_precision"
-    description = "Mean over the labels that occur of the average precision."
-
-    def _info(self) -> Any:
-        info = super()._info()
-        info.features = datasets.Features(
-            {
-                "predictions": datasets.Sequence(datasets.Value("float32")),
-                "references": datasets.Sequence(datasets.Value("int32")),
-            }
-        )
-        return info
-
-    def _score(self, references: Array, predictions: Array) -> float:
-        return mean_average_precision(references, predictions)
+    Returns:
+        `without_positives`: labels that no clip has, left out of `mean_average_precision` and `mean_roc_auc`;
+        `without_negatives`: labels that every clip has, left out of `mean_roc_auc`.
+    """
+    if problem_type != "multi_label_classification":
+        return {}
+    return {
+        "without_positives": classes_without_positives(references),
+        "without_negatives": classes_without_negatives(references),
+    }
 
 
 def trainer_metrics(problem_type: str) -> Callable[[Any], dict[str, float]]:

@@ -1,5 +1,6 @@
 """From arguments to a data set, a model that fits it, and features for both."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.trainer_utils import IntervalStrategy
 
 import hf_audio_mamba  # noqa: F401  # registers this package's models with the Auto classes
 from hf_audio_mamba.data import (
@@ -31,8 +33,10 @@ from hf_audio_mamba.data import (
 )
 from hf_audio_mamba.errors import CheckpointError, UsageError
 from hf_audio_mamba.hub import check_model_folder
-from hf_audio_mamba.training.arguments import DataArguments, ModelArguments
+from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from hf_audio_mamba.training.assignments import check_names, nearest, parse_assignments
+
+logger = logging.getLogger(__name__)
 
 SYNTHETIC_NOTES = "synthetic-notes"
 
@@ -283,17 +287,45 @@ def training_dataset(
     split: SplitFeatures, args: DataArguments, feature_extractor: Any, *, num_labels: int, seed: int
 ) -> FeatureDataset:
     """The training split with augmentation and, with `--max_seconds`, random windows."""
-    max_frames = None
-    if args.max_seconds is not None:
-        rate = getattr(feature_extractor, "frames_per_second", None)
-        if rate is None:
-            raise UsageError("--max_seconds: this feature extractor does not tell its frames per second.")
-        max_frames = max(1, round(args.max_seconds * rate))
     return FeatureDataset(
         split.table,
         split.labels,
         augmentation=augmentation_config(args),
         seed=seed,
-        max_frames=max_frames,
+        max_frames=max_training_frames(args, feature_extractor),
         num_labels=num_labels,
     )
+
+
+def max_training_frames(args: DataArguments, feature_extractor: Any) -> int | None:
+    """Frames that longer training clips are cut to, by `--max_seconds`; None for no limit.
+
+    Raises:
+        UsageError: If the feature extractor does not tell how long a frame is.
+    """
+    if args.max_seconds is None:
+        return None
+    rate: float | None = getattr(feature_extractor, "frames_per_second", None)
+    if rate is None:
+        raise UsageError("--max_seconds: this feature extractor does not tell its frames per second.")
+    return max(1, round(args.max_seconds * rate))
+
+
+def fit_to_splits(args: AudioTrainingArguments, dataset: AudioDataset) -> None:
+    """Without a validation split nothing can choose a checkpoint: the last one is the result.
+
+    Raises:
+        UsageError: If early stopping was asked for.
+    """
+    if "validation" in dataset.splits:
+        return
+    if args.early_stopping_patience is not None:
+        raise UsageError(
+            f"--early_stopping_patience needs a validation split, which {dataset.name} does not have; "
+            "set --validation_fraction above 0."
+        )
+    result = "the model of the last step" if args.average_checkpoints is None else "the mean of the last checkpoints"
+    logger.warning("%s has no validation split; %s is the result.", dataset.name, result)
+    args.eval_strategy = IntervalStrategy.NO
+    args.load_best_model_at_end = False
+    args.metric_for_best_model = None

@@ -20,7 +20,7 @@ from hf_audio_mamba.training import output_dir as outputs
 from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from hf_audio_mamba.training.card import card_data
 from hf_audio_mamba.training.checkpoints import write_atomically, write_json
-from hf_audio_mamba.training.metrics import METRICS, format_table
+from hf_audio_mamba.training.metrics import METRICS, TABULATED, bootstrap_intervals, format_table
 from hf_audio_mamba.training.preparation import SYNTHETIC_NOTES, SplitFeatures
 from hf_audio_mamba.training.trainer import AudioTrainer
 
@@ -132,6 +132,21 @@ def shaping_arguments(arguments: Sequence[Any]) -> dict[str, Any]:
     return shaping
 
 
+def intervals_of_test_split(
+    dataset: AudioDataset, scored: Mapping[str, ScoredSplit], args: AudioTrainingArguments
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the metrics of the test split; none without one, or where no resamples are asked for."""
+    if "test" not in scored or not args.bootstrap_resamples:
+        return {}
+    return bootstrap_intervals(
+        dataset.problem_type,
+        scored["test"].references,
+        scored["test"].outputs,
+        resamples=args.bootstrap_resamples,
+        seed=args.seed,
+    )
+
+
 def write_report(
     folder: Path,
     results: Mapping[str, Any],
@@ -221,12 +236,14 @@ def push(folder: Path, args: Any) -> str:
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The scores of a run, and of its floor, as a small text table."""
-    primary = METRICS[results["problem_type"]][0]
+    """The scores of a run, and of its floor, as a small text table; for taggers with mean ROC-AUC and d-prime."""
+    primary, *others = METRICS[results["problem_type"]]
+    beside = [name for name in others if name in TABULATED]
     rows: dict[str, dict[str, str]] = {}
     for name, splits in {**results.get("floor", {}), results["model_type"]: results["metrics"]}.items():
-        cells = {f"{split} {primary}": f"{metrics[primary]:.3f}" for split, metrics in splits.items()}
-        rows[name] = cells
+        rows[name] = {f"{split} {primary}": f"{metrics[primary]:.3f}" for split, metrics in splits.items()}
+        test = splits.get("test", {})
+        rows[name] |= {f"test {metric}": f"{test[metric]:.3f}" for metric in beside if metric in test}
     if interval := results.get("intervals", {}).get(primary):
         rows[results["model_type"]]["95 % interval"] = f"{interval[0]:.3f} to {interval[1]:.3f}"
     if "deviations" in results:

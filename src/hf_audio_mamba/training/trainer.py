@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -35,11 +35,12 @@ from hf_audio_mamba.training.losses import single_label_loss
 from hf_audio_mamba.training.metrics import METRICS, best_is_greater, check_metric, trainer_metrics
 from hf_audio_mamba.training.samplers import EpochSampler, training_sampler
 from hf_audio_mamba.training.schedules import EPOCH_SCHEDULES, epoch_factor
+from hf_audio_mamba.training.stream_trainer import StreamTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class AudioTrainer(Trainer):
+class AudioTrainer(StreamTrainer):
     """Trainer for audio classification and regression.
 
     It differs from its base in what audio and reliability ask for: soft labels (mixup) and label smoothing for
@@ -221,6 +222,7 @@ class AudioTrainer(Trainer):
             HFAudioMambaError: If a data-loading process died, or training diverged.
         """
         checkpoint = self._checked(resume_from_checkpoint)
+        self._start_stream(checkpoint)
         try:
             result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         except RuntimeError as error:
@@ -344,6 +346,7 @@ class AudioTrainer(Trainer):
         self._save_rng_state(str(folder))
         if not self.args.should_save:
             return
+        self._save_stream_state(folder)
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
                 name = type(callback).__name__

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from transformers import set_seed
-from transformers.trainer_utils import IntervalStrategy
 
 from hf_audio_mamba.data import AudioCollator, AudioDataset, FeatureDataset
 from hf_audio_mamba.errors import UsageError
@@ -20,16 +19,24 @@ from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArgume
 from hf_audio_mamba.training.averaging import average_outputs, time_shifts
 from hf_audio_mamba.training.cross_validation import cross_validate
 from hf_audio_mamba.training.floor import floor_scores, summarise
-from hf_audio_mamba.training.metrics import bootstrap_intervals, score
+from hf_audio_mamba.training.metrics import score, undefined_labels
 from hf_audio_mamba.training.preparation import (
     SplitFeatures,
     add_transposed_copies,
     build_model,
     compute_split_features,
+    fit_to_splits,
     load_dataset,
     training_dataset,
 )
-from hf_audio_mamba.training.report import ScoredSplit, describe_run, push, write_report
+from hf_audio_mamba.training.report import (
+    ScoredSplit,
+    describe_run,
+    intervals_of_test_split,
+    push,
+    write_report,
+)
+from hf_audio_mamba.training.stream_workflow import train_on_stream
 from hf_audio_mamba.training.trainer import AudioTrainer
 
 logger = logging.getLogger(__name__)
@@ -109,8 +116,10 @@ def _train_and_evaluate(
     if args.resume and (finished := outputs.finished_results(folder)) is not None:
         logger.warning("%s holds a finished run; there is nothing left to train.", folder)
         return finished
+    if data_args.streaming:
+        return train_on_stream(model_args, data_args, args, folder, command=command)
     dataset = load_dataset(data_args)
-    _fit_to_splits(args, dataset)
+    fit_to_splits(args, dataset)
     set_seed(args.seed)
     model, feature_extractor = build_model(model_args, dataset)
     shifts = {"test": _test_shifts(args, dataset, feature_extractor)}
@@ -142,28 +151,15 @@ def _train_and_evaluate(
     )
     results["train_loss"] = trained.training_loss
     results["metrics"] = {split: values.metrics for split, values in scored.items()}
+    results["undefined_labels"] = {
+        split: undefined_labels(dataset.problem_type, values.references) for split, values in scored.items()
+    }
     if trainer.is_world_process_zero():
-        results["intervals"] = _intervals(dataset, scored, args)
+        results["intervals"] = intervals_of_test_split(dataset, scored, args)
         results["floor"] = _floor(dataset, splits) if args.floor else {}
         trainer.save_final_model(folder)
         write_report(folder, results, dataset, splits, scored, trainer.state.log_history)
     return results
-
-
-def _fit_to_splits(args: AudioTrainingArguments, dataset: AudioDataset) -> None:
-    """Without a validation split nothing can choose a checkpoint: the last one is the result."""
-    if "validation" in dataset.splits:
-        return
-    if args.early_stopping_patience is not None:
-        raise UsageError(
-            f"--early_stopping_patience needs a validation split, which {dataset.name} does not have; "
-            "set --validation_fraction above 0."
-        )
-    result = "the model of the last step" if args.average_checkpoints is None else "the mean of the last checkpoints"
-    logger.warning("%s has no validation split; %s is the result.", dataset.name, result)
-    args.eval_strategy = IntervalStrategy.NO
-    args.load_best_model_at_end = False
-    args.metric_for_best_model = None
 
 
 def _evaluation_dataset(split: SplitFeatures, shift: int = 0) -> FeatureDataset:
@@ -198,20 +194,6 @@ def _score_split(
         predicted = np.asarray([dataset.decode_regression(row) for row in predicted.reshape(rows).tolist()])
         references = np.asarray([dataset.decode_regression(row) for row in references.reshape(rows).tolist()])
     return ScoredSplit(references, predicted, score(dataset.problem_type, references, predicted))
-
-
-def _intervals(
-    dataset: AudioDataset, scored: dict[str, ScoredSplit], args: AudioTrainingArguments
-) -> dict[str, tuple[float, float]]:
-    if "test" not in scored or not args.bootstrap_resamples:
-        return {}
-    return bootstrap_intervals(
-        dataset.problem_type,
-        scored["test"].references,
-        scored["test"].outputs,
-        resamples=args.bootstrap_resamples,
-        seed=args.seed,
-    )
 
 
 def _floor(dataset: AudioDataset, splits: dict[str, SplitFeatures]) -> dict[str, dict[str, dict[str, float]]]:
