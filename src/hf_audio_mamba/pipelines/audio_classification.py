@@ -210,8 +210,9 @@ class AudioClassificationPipeline(ChunkPipeline, StockPipeline):
     @property
     def seconds_per_step(self) -> float | None:
         """Length of the time steps that the model scores; None if it scores whole clips alone."""
-        frames = getattr(self.model.config, "frames_per_step", None)
-        return None if frames is None else frames / self.feature_extractor.frames_per_second
+        if not getattr(self.model, "scores_time_steps", False):
+            return None
+        return float(self.model.config.frames_per_step / self.feature_extractor.frames_per_second)
 
     def _steps(
         self, model_outputs: list[dict[str, Any]], function: str

@@ -283,6 +283,8 @@ class AudioMambaForAudioClassification(AudioMambaPreTrainedModel):
 
     # The loss does not take num_items_in_batch; saying so keeps gradients right under gradient accumulation.
     accepts_loss_kwargs = False
+    # Tells the pipeline that `framewise_logits` are there.
+    scores_time_steps = True
 
     def __init__(self, config: AudioMambaConfig) -> None:
         super().__init__(config)
