@@ -14,7 +14,7 @@ import torch
 from hf_audio_mamba.errors import ShapeError, UsageError
 from hf_audio_mamba.features import LogMel, load_audio
 from hf_audio_mamba.features.samples import Float32Array
-from hf_audio_mamba.features.spectrogram import SpectrogramSettings, mel_filters, power_chunks
+from hf_audio_mamba.features.spectrogram import SpectrogramSettings, clip_edges, mel_filters, power_chunks
 from hf_audio_mamba.ops import numba_cpu
 from tests.features.clips import RATE, tone
 
@@ -32,8 +32,12 @@ def with_librosa(clip: Float32Array, log_mel: LogMel) -> Any:
         win_length=framing.win_length,
         hop_length=framing.hop_length,
         n_mels=log_mel.num_mel_bins,
+        pad_mode=framing.pad_mode,
+        fmin=log_mel.f_min,
+        fmax=log_mel.f_max,
     )
-    return librosa.power_to_db(mel, ref=np.max, top_db=log_mel.top_db).T
+    reference = np.max if log_mel.reference is None else log_mel.reference
+    return librosa.power_to_db(mel, ref=reference, top_db=log_mel.top_db).T
 
 
 def clips() -> dict[str, Float32Array]:
@@ -84,6 +88,13 @@ def test_real_clips_equal_librosa(shared_data: Path) -> None:
         {"n_fft": 18, "win_length": 18, "hop_length": 5, "num_mel_bins": 2},
         {"n_fft": 2048, "win_length": 2048, "hop_length": 512},
         {"n_fft": 512, "win_length": 400, "hop_length": 160, "num_mel_bins": 64, "sampling_rate": 16000},
+        {"pad_mode": "reflect"},
+        {"f_min": 50.0, "f_max": 14000.0},
+        {"f_min": 300},
+        {"reference": 1.0},
+        {"reference": 1e-3, "top_db": 40.0},
+        {"top_db": None},
+        {"n_fft": 1024, "win_length": 1024, "pad_mode": "reflect", "reference": 1.0, "top_db": None, "f_max": 9e3},
     ],
     ids=str,
 )
@@ -98,18 +109,26 @@ def test_other_settings_equal_librosa(options: dict[str, Any]) -> None:
 @pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
 @pytest.mark.parametrize("samples", [1, 2, 440, 441, 442, 2645, 2646, 3527, 3528, 7 * 441, 8 * 441, 20_000])
 @pytest.mark.parametrize(
-    "options", [{}, {"hop_length": 1000}, {"n_fft": 42, "win_length": 30, "hop_length": 7}], ids=str
+    "options",
+    [
+        {},
+        {"hop_length": 1000},
+        {"n_fft": 42, "win_length": 30, "hop_length": 7},
+        {"pad_mode": "reflect", "f_max": 14000.0},
+    ],
+    ids=str,
 )
 def test_the_kernel_equals_plain_pytorch_in_double_precision(samples: int, options: dict[str, Any]) -> None:
     from hf_audio_mamba.features import mel_kernel
 
     clip = torch.from_numpy(np.random.default_rng(samples).standard_normal(samples).astype(np.float32))
     log_mel = LogMel(num_mel_bins=16, **options)
-    plan = mel_kernel.plan_for(log_mel.settings, 16)
+    bands = (16, log_mel.f_min, log_mel.f_max)
+    plan = mel_kernel.plan_for(log_mel.settings, *bands)
     assert plan is not None
     result = mel_kernel.mel_power(clip, plan)
     power = torch.cat(list(power_chunks(clip.double(), log_mel.settings)))
-    expected = power @ torch.from_numpy(mel_filters(log_mel.settings, 16))
+    expected = power @ torch.from_numpy(mel_filters(log_mel.settings, *bands))
     assert result.shape == expected.shape
     assert (result - expected).abs().max() < 1e-5 * expected.max()
 
@@ -255,6 +274,35 @@ def test_senseless_settings_are_refused(name: str, value: Any) -> None:
         value = {None: "80", 2646.5: float("inf")}.get(value, value)
     with pytest.raises(UsageError, match=name):
         LogMel(**{name: value})
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 12, 13, 14, 30])
+def test_a_clip_is_mirrored_as_often_as_it_takes(samples: int) -> None:
+    clip = np.random.default_rng(samples).standard_normal(samples)
+    settings = SpectrogramSettings(RATE, 26, 26, 5, "reflect")
+    left, right = clip_edges(torch.from_numpy(clip), settings)
+    np.testing.assert_array_equal(torch.cat([left, torch.from_numpy(clip), right]), np.pad(clip, 13, mode="reflect"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"f_min": -1.0}, "f_min"),
+        ({"f_min": 22050.0}, "f_min"),
+        ({"f_min": "50"}, "f_min"),
+        ({"f_max": 22051.0}, "f_max"),
+        ({"f_min": 500.0, "f_max": 500.0}, "f_max"),
+        ({"f_max": True}, "f_max"),
+        ({"reference": 0.0}, "reference"),
+        ({"reference": "max"}, "reference"),
+        ({"reference": float("inf")}, "reference"),
+        ({"pad_mode": "wrap"}, "pad_mode"),
+    ],
+    ids=str,
+)
+def test_senseless_bands_and_references_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        LogMel(**options)
 
 
 def test_contradictory_settings_are_refused() -> None:

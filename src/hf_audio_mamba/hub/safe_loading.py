@@ -31,6 +31,7 @@ MAX_SIZES = {"num_labels": 100_000, "num_hidden_layers": 1_024, "hidden_size": 6
 # Windows and hops are counted in samples; a larger one would ask for memory only when the first clip comes.
 MAX_FEATURE_SETTING = 10_000_000
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+COUNTER_DTYPES = ("I64",)  # batch normalisation counts its batches
 MAX_LISTED = 3
 
 
@@ -147,19 +148,22 @@ def _check_tensors(folder: Path, config: "PreTrainedConfig", tensors: Mapping[st
         for name in common
         if tensors[name].shape != tuple(expected[name].shape)
     ]
-    # Whole numbers are counters of batch norms.
-    dtypes = [
-        f"{name} ({tensors[name].dtype})"
-        for name in common
-        if tensors[name].dtype not in (FLOAT_DTYPES if expected[name].is_floating_point() else ("I64",))
-    ]
+    dtypes, counters = (
+        [
+            f"{name} ({tensors[name].dtype})"
+            for name in common
+            if expected[name].is_floating_point() is floating and tensors[name].dtype not in allowed
+        ]
+        for floating, allowed in ((True, FLOAT_DTYPES), (False, COUNTER_DTYPES))
+    )
     problems = [
         f"{len(found)} {words}: {_listed(found)}"
         for words, found in (
             ("missing", missing),
             ("unknown", extra),
             ("of another size", shapes),
-            ("of another type", dtypes),
+            ("not of a floating-point type", dtypes),
+            ("not of an integer type", counters),
         )
         if found
     ]

@@ -204,9 +204,17 @@ def compute_cross_scan(
     parameters = empty(ROUTES * blocks * (rank + 2) + blocks, LANES)
     pack_cross_parameters(layout, parameters.data_ptr(), *map(address_of, weights))
     y = empty(batch, height * width, channels)
-    streams = [stream_of(tensor) for tensor in (x, y, dt, B, C)]
-    routes = [4 * tensor.stride(2) for tensor in (dt, B, C)]
-    inputs = CrossInputs(*streams, *routes, parameters.data_ptr())
+    inputs = CrossInputs(
+        stream_of(x),
+        stream_of(y),
+        stream_of(dt),
+        stream_of(B),
+        stream_of(C),
+        4 * dt.stride(2),
+        4 * B.stride(2),
+        4 * C.stride(2),
+        parameters.data_ptr(),
+    )
 
     def task(first: int, last: int) -> None:
         cross_scan(layout, inputs, first, last)

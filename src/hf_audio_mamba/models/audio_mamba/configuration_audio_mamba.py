@@ -130,7 +130,7 @@ class AudioMambaConfig(AudioConfig):
         return int(PATCH_SIZE * 2 ** (len(self.depths) - 1))
 
     def validate_sizes(self) -> None:
-        """Check every size against its range."""
+        """Check every size against its range, and that the spectrogram folds into a square that stages halve evenly."""
         if not 1 <= len(self.depths) <= MAX_STAGES or min(self.depths) < 1:
             raise ValueError(f"depths must name 1 to {MAX_STAGES} stages of at least one block, not {self.depths}")
         if sum(self.depths) > MAX_LAYERS:
@@ -151,9 +151,9 @@ class AudioMambaConfig(AudioConfig):
             raise ValueError(f"embed_dim must be even for stem 'v2', not {self.embed_dim}")
         self._check_dropout("drop_path_rate")
         self._check_positive("layer_norm_eps", "initializer_range")
+        self._check_geometry()
 
-    def validate_geometry(self) -> None:
-        """Check that the spectrogram folds into a square that every stage halves evenly."""
+    def _check_geometry(self) -> None:
         if self.spec_size % self.num_mel_bins:
             raise ValueError(
                 f"spec_size must be a multiple of num_mel_bins ({self.num_mel_bins}), but is {self.spec_size}"
