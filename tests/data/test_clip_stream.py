@@ -138,6 +138,14 @@ def test_workers_and_processes_read_different_clips(dataset: AudioDataset, sourc
     assert len(seen) == CLIPS == len(set(seen))
 
 
+def test_clips_of_an_evaluation_can_be_shifted(stream: Callable[..., ClipStream]) -> None:
+    evaluation = stream(training=False)
+    plain = [item["input_values"] for batch in evaluation for item in batch]
+    evaluation.roll_frames = 3
+    for before, item in zip(plain, (item for batch in evaluation for item in batch), strict=True):
+        np.testing.assert_array_equal(item["input_values"], np.concatenate([before[-3:], before[:-3]]))
+
+
 def test_augmentation_is_drawn_anew_and_mixes_within_the_batch(stream: Callable[..., ClipStream]) -> None:
     plain = fingerprint(list(islice(stream(), 22)))
     augmented = stream(augmentation=AugmentationConfig(mixup_alpha=1.0, mixup_probability=1.0))

@@ -68,6 +68,17 @@ def test_clips_are_shuffled_by_the_seed(tones: Path, tmp_path: Path) -> None:
     assert [f"{name}" for name in orders[0]] != [f"train/{clip.name}" for clip in dataset.splits["train"]]
 
 
+def test_balanced_shards_hold_every_class_equally_often(tmp_path: Path) -> None:
+    waveform = np.zeros(10, np.float32)
+    clips = [Clip(f"{n}", "rare" if n < 2 else "common", audio=waveform, sampling_rate=8000) for n in range(20)]
+    splits = {"train": clips, "test": clips[:5]}
+    dataset = AudioDataset("few", splits, ["common", "rare"], "single_label_classification", {})
+    shards = write_shards(dataset, tmp_path / "shards", num_shards=2, balance_classes=True)
+    labels = [clip.label for path in shards["train"] for clip in read_shard(path)]
+    assert (labels.count("rare"), labels.count("common")) == (10, 10)
+    assert total_clips(shards["test"]) == 5
+
+
 def test_rendered_clips_become_wav_files(tmp_path: Path) -> None:
     waveform = np.linspace(-0.5, 0.5, 100, dtype=np.float32)
     clips = [Clip(f"note {n}", "ab"[n], audio=waveform, sampling_rate=8000) for n in range(2)]

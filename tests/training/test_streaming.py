@@ -106,6 +106,16 @@ def test_an_interrupted_run_ends_in_the_same_weights(
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
 
+def test_test_clips_are_scored_in_several_shifts(shards: Path, tmp_path: Path) -> None:
+    changes = {"max_steps": 4, "average_checkpoints": 2, "save_steps": 2, "eval_steps": 2}
+    once = run(*arguments(shards, tmp_path / "once", **changes))
+    shifted = run(*arguments(shards, tmp_path / "shifted", **changes, test_time_shifts=3))
+    assert once["metrics"]["validation"] == shifted["metrics"]["validation"]
+    scores = [read_csv(tmp_path / name / "test_predictions.csv") for name in ("once", "shifted")]
+    assert [row["file_name"] for row in scores[0]] == [row["file_name"] for row in scores[1]]
+    assert [row["score"] for row in scores[0]] != [row["score"] for row in scores[1]]
+
+
 def test_a_checkpoint_of_another_stream_is_refused(shards: Path, tmp_path: Path) -> None:
     run(*arguments(shards, tmp_path / "run", max_steps=4))
     (tmp_path / "run" / "all_results.json").unlink()

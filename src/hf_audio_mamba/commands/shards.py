@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
     from hf_audio_mamba.training import DataArguments
     from hf_audio_mamba.training.preparation import load_dataset
 
-    writing = {name: options.pop(name) for name in ("output_dir", "format", "num_shards", "seed")}
+    writing = {name: options.pop(name) for name in ("output_dir", "format", "num_shards", "balance_classes", "seed")}
     data_args = DataArguments(**{name: value for name, value in options.items() if value is not None})
     if data_args.fold == "all":
         raise UsageError("--fold all is for cross-validation; name the fold to test on.")
@@ -38,6 +38,7 @@ def run(argv: Sequence[str]) -> int:
         writing["output_dir"],
         file_format=writing["format"],
         num_shards=writing["num_shards"],
+        balance_classes=writing["balance_classes"],
         seed=writing["seed"],
     )
     for split, paths in written.items():
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output_dir", required=True, help="new or empty folder for the shards and labels.csv")
     add("--format", choices=FORMATS, default="parquet", help="Parquet, or tar in WebDataset layout (%(default)s)")
     add("--num_shards", type=int, default=8, help="shards of each split; best a multiple of all readers (%(default)s)")
+    add("--balance_classes", action="store_true", help="draw training clips so that every class comes equally often")
     add("--seed", type=int, default=0, help="of the order of clips (%(default)s)")
     add("--data_dir", help="folder of audio files with metadata.csv and/or train, validation, test")
     add("--dataset_name", help="Hub id of a data set, or synthetic-notes")

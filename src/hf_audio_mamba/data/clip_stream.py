@@ -131,6 +131,7 @@ class ClipStream(IterableDataset[Batch | None]):
     Attributes:
         start_batch: Batches of this process that a resumed run has seen. The stream yields None in their place, without
             decoding what it passes over.
+        roll_frames: Circular shift of every clip of an evaluation, in frames, towards its end.
         shuffle_buffer: As given; 0 for evaluation.
         names: Names of the clips of an evaluation, once it is done, in the order of its outputs.
         num_unreadable: Clips that could not be read in that evaluation, by all processes.
@@ -163,6 +164,7 @@ class ClipStream(IterableDataset[Batch | None]):
         self.training = training
         self.batch_size = batch_size
         self.start_batch = 0
+        self.roll_frames = 0
         self.names: list[str] = []
         self.num_unreadable = 0
         self._dataset = dataset
@@ -221,7 +223,10 @@ class ClipStream(IterableDataset[Batch | None]):
         decoded = [item for clip in stored if (item := self._decoded(clip, worker)) is not None]
         self._check_skipped(worker, (number + 1) * self.batch_size)
         if not self.training:
-            return [{"input_values": features, "labels": label, "name": name} for name, features, label in decoded]
+            return [
+                {"input_values": np.roll(features, self.roll_frames, axis=0), "labels": label, "name": name}
+                for name, features, label in decoded
+            ]
         if not decoded:
             raise DataError(
                 f"none of the {len(stored)} clips of a batch can be read (the first is {stored[0].name}); repair the "

@@ -15,6 +15,7 @@ import soundfile
 from hf_audio_mamba._optional import require
 from hf_audio_mamba.data.audio_dataset import AudioDataset, Clip
 from hf_audio_mamba.data.audio_folder import AUDIO_SUFFIXES
+from hf_audio_mamba.data.samplers import ClassQueueSampler
 from hf_audio_mamba.data.shards import LABEL_FILES
 from hf_audio_mamba.errors import OutputError, UsageError
 
@@ -23,7 +24,13 @@ _ROWS_PER_GROUP = 32
 
 
 def write_shards(
-    dataset: AudioDataset, folder: str | Path, *, file_format: str = "parquet", num_shards: int = 8, seed: int = 0
+    dataset: AudioDataset,
+    folder: str | Path,
+    *,
+    file_format: str = "parquet",
+    num_shards: int = 8,
+    balance_classes: bool = False,
+    seed: int = 0,
 ) -> dict[str, list[Path]]:
     """Write every split as shards, clips in random order, and the names of the classes as `labels.csv`.
 
@@ -36,6 +43,8 @@ def write_shards(
         file_format: `parquet` or `tar` (WebDataset).
         num_shards: Shards of each split, at most one a clip. A multiple of the number of processes times that of
             loading workers lets each of them read shards of its own.
+        balance_classes: Draw the training clips as `ClassQueueSampler` draws those of an epoch: as many clips as there
+            are, every class equally often, so that some come several times and others not at all.
         seed: Of the order.
 
     Returns:
@@ -59,7 +68,10 @@ def write_shards(
         if any(target.iterdir()):
             raise OutputError(f"{target} is not empty; shards of two data sets would mix. Choose another folder.")
         for number, (split, clips) in enumerate(dataset.splits.items()):
-            order = np.random.default_rng((seed, number)).permutation(len(clips))
+            if balance_classes and split == "train":
+                order = np.array(list(ClassQueueSampler([dataset.encode(clip) for clip in clips], seed=seed)))
+            else:
+                order = np.random.default_rng((seed, number)).permutation(len(clips))
             parts = np.array_split(order, min(num_shards, len(clips)))
             for index, part in enumerate(parts):
                 path = target / f"{split}-{index:05d}-of-{len(parts):05d}.{file_format}"

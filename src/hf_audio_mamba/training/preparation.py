@@ -35,6 +35,7 @@ from hf_audio_mamba.errors import CheckpointError, UsageError
 from hf_audio_mamba.hub import check_model_folder
 from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
 from hf_audio_mamba.training.assignments import check_names, nearest, parse_assignments
+from hf_audio_mamba.training.averaging import time_shifts
 
 logger = logging.getLogger(__name__)
 
@@ -329,3 +330,19 @@ def fit_to_splits(args: AudioTrainingArguments, dataset: AudioDataset) -> None:
     args.eval_strategy = IntervalStrategy.NO
     args.load_best_model_at_end = False
     args.metric_for_best_model = None
+
+
+def shifts_of_test_clips(args: AudioTrainingArguments, dataset: AudioDataset, feature_extractor: Any) -> list[int]:
+    """Circular shifts of test clips in frames that `--test_time_shifts` asks for.
+
+    Raises:
+        UsageError: If there is no test split, or the feature extractor does not tell how long a frame is.
+    """
+    if args.test_time_shifts == 1:
+        return [0]
+    if "test" not in dataset.splits:
+        raise UsageError(f"--test_time_shifts: {dataset.name} has no test split; leave it out.")
+    rate = getattr(feature_extractor, "frames_per_second", None)
+    if rate is None:
+        raise UsageError("--test_time_shifts: this feature extractor does not tell its frames per second.")
+    return time_shifts(args.test_time_shifts, rate)

@@ -1,7 +1,7 @@
 """A whole training run on a stream of shards; `hf_audio_mamba.training.workflow` has the run on clips."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from hf_audio_mamba.data import AudioCollator, AudioDataset, ClipStream, Feature
 from hf_audio_mamba.data.feature_cache import feature_layout
 from hf_audio_mamba.errors import DataError
 from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
+from hf_audio_mamba.training.averaging import average_outputs
 from hf_audio_mamba.training.metrics import score, undefined_labels
-from hf_audio_mamba.training.preparation import SplitFeatures, build_model, fit_to_splits
+from hf_audio_mamba.training.preparation import SplitFeatures, build_model, fit_to_splits, shifts_of_test_clips
 from hf_audio_mamba.training.report import ScoredSplit, describe_run, intervals_of_test_split, write_report
 from hf_audio_mamba.training.streaming import load_shards, make_streams
 from hf_audio_mamba.training.trainer import AudioTrainer
@@ -51,6 +52,7 @@ def train_on_stream(
     fit_to_splits(args, dataset)
     set_seed(args.seed)
     model, feature_extractor = build_model(model_args, dataset)
+    shifts = {"test": shifts_of_test_clips(args, dataset, feature_extractor)}
     streams = make_streams(sources, dataset, feature_extractor, data_args, args)
     trainer = AudioTrainer(
         model,
@@ -64,7 +66,7 @@ def train_on_stream(
     trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or args.resume)
     seconds = time.perf_counter() - start
     scored: dict[str, ScoredSplit] = {
-        split: _score(trainer, dataset, streams[split], data_args.max_corrupt_fraction)
+        split: _score(trainer, dataset, streams[split], shifts.get(split, [0]), data_args.max_corrupt_fraction)
         for split in ("validation", "test")
         if split in streams
     }
@@ -98,17 +100,26 @@ def _scores(dataset: AudioDataset, scored: Mapping[str, ScoredSplit], args: Audi
 
 
 def _score(
-    trainer: AudioTrainer, dataset: AudioDataset, stream: ClipStream, max_corrupt_fraction: float
+    trainer: AudioTrainer,
+    dataset: AudioDataset,
+    stream: ClipStream,
+    shifts: Sequence[int],
+    max_corrupt_fraction: float,
 ) -> ScoredSplit:
-    prediction = trainer.predict(stream)
+    outputs, references = [], np.empty(0)
+    for shift in shifts:
+        stream.roll_frames = shift
+        prediction = trainer.predict(stream)
+        outputs.append(np.asarray(prediction.predictions))
+        references = np.asarray(prediction.label_ids)
     clips = len(stream.names) + stream.num_unreadable
     if stream.num_unreadable > max_corrupt_fraction * clips:
         raise DataError(
             f"{stream.num_unreadable} of the {clips} clips of {stream.source.shards[0].parent} cannot be read, more "
             f"than --max_corrupt_fraction {max_corrupt_fraction:g}; repair the shards or raise it"
         )
-    references, outputs = np.asarray(prediction.label_ids), np.asarray(prediction.predictions)
-    return ScoredSplit(references, outputs, score(dataset.problem_type, references, outputs))
+    averaged = outputs[0] if len(outputs) == 1 else average_outputs(dataset.problem_type, outputs)
+    return ScoredSplit(references, averaged, score(dataset.problem_type, references, averaged))
 
 
 def _read_splits(streams: Mapping[str, ClipStream], feature_extractor: Any) -> dict[str, SplitFeatures]:

@@ -66,7 +66,10 @@ def make_streams(
     if args.max_steps <= 0:
         raise UsageError("--streaming needs --max_steps: the length of a stream says nothing about that of training.")
     if args.train_sampling_strategy != "random":
-        raise UsageError(f"--train_sampling_strategy {args.train_sampling_strategy} cannot pick clips from a stream.")
+        raise UsageError(
+            f"--train_sampling_strategy {args.train_sampling_strategy} cannot pick clips from a stream; use random, with "
+            "shards that `hf-audio-mamba shards --balance_classes` has balanced."
+        )
     readers = args.world_size * max(args.dataloader_num_workers, 1)
     if len(sources["train"].shards) % readers:
         logger.warning(

@@ -16,7 +16,7 @@ from hf_audio_mamba.data import AudioCollator, AudioDataset, FeatureDataset
 from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.training import output_dir as outputs
 from hf_audio_mamba.training.arguments import AudioTrainingArguments, DataArguments, ModelArguments
-from hf_audio_mamba.training.averaging import average_outputs, time_shifts
+from hf_audio_mamba.training.averaging import average_outputs
 from hf_audio_mamba.training.cross_validation import cross_validate
 from hf_audio_mamba.training.floor import floor_scores, summarise
 from hf_audio_mamba.training.metrics import score, undefined_labels
@@ -27,6 +27,7 @@ from hf_audio_mamba.training.preparation import (
     compute_split_features,
     fit_to_splits,
     load_dataset,
+    shifts_of_test_clips,
     training_dataset,
 )
 from hf_audio_mamba.training.report import (
@@ -122,7 +123,7 @@ def _train_and_evaluate(
     fit_to_splits(args, dataset)
     set_seed(args.seed)
     model, feature_extractor = build_model(model_args, dataset)
-    shifts = {"test": _test_shifts(args, dataset, feature_extractor)}
+    shifts = {"test": shifts_of_test_clips(args, dataset, feature_extractor)}
     with args.main_process_first(desc="features"):
         progress = args.process_index == 0 and sys.stderr.isatty()
         splits = compute_split_features(dataset, feature_extractor, data_args, progress=progress)
@@ -164,18 +165,6 @@ def _train_and_evaluate(
 
 def _evaluation_dataset(split: SplitFeatures, shift: int = 0) -> FeatureDataset:
     return FeatureDataset(split.table, split.labels, roll_frames=shift)
-
-
-def _test_shifts(args: AudioTrainingArguments, dataset: AudioDataset, feature_extractor: Any) -> list[int]:
-    """Circular shifts of test clips in frames that `--test_time_shifts` asks for."""
-    if args.test_time_shifts == 1:
-        return [0]
-    if "test" not in dataset.splits:
-        raise UsageError(f"--test_time_shifts: {dataset.name} has no test split; leave it out.")
-    rate = getattr(feature_extractor, "frames_per_second", None)
-    if rate is None:
-        raise UsageError("--test_time_shifts: this feature extractor does not tell its frames per second.")
-    return time_shifts(args.test_time_shifts, rate)
 
 
 def _score_split(

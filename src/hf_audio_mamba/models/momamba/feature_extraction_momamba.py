@@ -84,6 +84,26 @@ class MoMambaFeatureExtractor(AudioFeatureExtractor):
         """The transform behind the mel bands, in dB."""
         return LogMel(self.sampling_rate, self.n_fft, self.win_length, self.hop_length, self.num_mel_bins, self.top_db)
 
+    @property
+    def floor(self) -> float:
+        """Feature value of silence in the mel bands: `top_db` below the loudest cell."""
+        return -1.0 if self.do_normalize else -float(self.top_db)
+
+    @property
+    def ceiling(self) -> float:
+        """Feature value of the clip's loudest cell, 0 dB."""
+        return 1.0 if self.do_normalize else 0.0
+
+    @property
+    def units_per_db(self) -> float:
+        """Step of the mel bands' features for one dB."""
+        return 2 / float(self.top_db) if self.do_normalize else 1.0
+
+    @property
+    def chroma_floor(self) -> float:
+        """Value of silence in the chroma rows."""
+        return -1.0 if self.do_normalize else 0.0
+
     def _extract(self, waveform: Float32Array) -> Float32Array:
         """Compute `(frames, feature_size)` of one clip."""
         log_mel = self.log_mel
