@@ -13,6 +13,7 @@ VERBS = {
     "train": "train a classifier or regressor on audio, evaluate it, and write model, results and card",
     "classify": "classify audio files or folders with a trained model",
     "convert": "turn published weights of AuM, Vision Mamba or VMamba into a model folder",
+    "mix": "make multi-label clips with known answers by mixing single-label ones",
     "shards": "pack recordings into shards for training on a stream",
     "benchmark": "measure features, scans and models on this machine",
     "doctor": "show which scan backend each device gets, and why not a faster one",
