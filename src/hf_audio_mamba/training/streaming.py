@@ -67,8 +67,8 @@ def make_streams(
         raise UsageError("--streaming needs --max_steps: the length of a stream says nothing about that of training.")
     if args.train_sampling_strategy != "random":
         raise UsageError(
-            f"--train_sampling_strategy {args.train_sampling_strategy} cannot pick clips from a stream; use random, with "
-            "shards that `hf-audio-mamba shards --balance_classes` has balanced."
+            f"--train_sampling_strategy {args.train_sampling_strategy} cannot pick clips from a stream; use random, "
+            "with shards that `hf-audio-mamba shards --balance_classes` has balanced."
         )
     readers = args.world_size * max(args.dataloader_num_workers, 1)
     if len(sources["train"].shards) % readers:

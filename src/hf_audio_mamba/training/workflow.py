@@ -85,10 +85,10 @@ def run(
             def run_fold(fold_data: DataArguments, fold_folder: Path) -> dict[str, Any]:
                 fold_args = copy.copy(args)
                 fold_args.output_dir = str(fold_folder)
-                return _train_and_evaluate(model_args, fold_data, fold_args, fold_folder, command=command)
+                return _run_once(model_args, fold_data, fold_args, fold_folder, command=command)
 
             return cross_validate(data_args, folder, run_fold, is_main=args.process_index == 0)
-        results = _train_and_evaluate(model_args, data_args, args, folder, command=command)
+        results = _run_once(model_args, data_args, args, folder, command=command)
         if training_args.push_to_hub and args.process_index == 0:
             push(folder, training_args)
     return results
@@ -105,7 +105,7 @@ def _owned_folder(args: AudioTrainingArguments) -> Iterator[Path]:
         yield Path(str(args.output_dir))
 
 
-def _train_and_evaluate(
+def _run_once(
     model_args: ModelArguments,
     data_args: DataArguments,
     args: AudioTrainingArguments,
@@ -117,8 +117,19 @@ def _train_and_evaluate(
     if args.resume and (finished := outputs.finished_results(folder)) is not None:
         logger.warning("%s holds a finished run; there is nothing left to train.", folder)
         return finished
-    if data_args.streaming:
-        return train_on_stream(model_args, data_args, args, folder, command=command)
+    train = train_on_stream if data_args.streaming else _train_and_evaluate
+    return train(model_args, data_args, args, folder, command=command)
+
+
+def _train_and_evaluate(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: AudioTrainingArguments,
+    folder: Path,
+    *,
+    command: str | None,
+) -> dict[str, Any]:
+    """One run on clips, whose features are all at hand; see `run`."""
     dataset = load_dataset(data_args)
     fit_to_splits(args, dataset)
     set_seed(args.seed)
