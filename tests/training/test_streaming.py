@@ -63,6 +63,7 @@ def test_a_stream_teaches_what_a_folder_does(shards: Path, tones: Path, tmp_path
     results = run(*arguments(shards, tmp_path / "run", max_steps=60, eval_steps=20, save_steps=20))
     assert results["metrics"]["test"]["accuracy"] > 0.8
     assert results["clips"] == {"train": 21, "validation": 3, "test": 6}
+    assert results["epochs"] == pytest.approx(60 * 4 / 21, abs=1e-3)
     assert results["unreadable"] == {"train": 0, "validation": 0, "test": 0}
     assert results["floor"] == {}
     assert json.loads((tmp_path / "run" / "all_results.json").read_text())["metrics"] == results["metrics"]

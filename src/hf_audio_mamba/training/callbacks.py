@@ -34,4 +34,7 @@ class EpochCallback(TrainerCallback):
         names = ("loss", args.metric_for_best_model or "loss")
         shown = {name: scores.get(f"eval_{name.removeprefix('eval_')}") for name in names}
         text = ", ".join(f"validation {name} {value:.4f}" for name, value in shown.items() if value is not None)
-        logger.info("epoch %.4g of %g: %s%s", state.epoch, args.num_train_epochs, training, text)
+        if args.max_steps > 0:
+            logger.info("step %d of %d: %s%s", state.global_step, args.max_steps, training, text)
+        else:
+            logger.info("epoch %.4g of %g: %s%s", state.epoch, args.num_train_epochs, training, text)

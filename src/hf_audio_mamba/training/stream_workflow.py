@@ -80,6 +80,9 @@ def train_on_stream(
     )
     results["unreadable"] = {"train": unreadable} | {split: streams[split].num_unreadable for split in scored}
     results["train_loss"] = trained.training_loss
+    # The Trainer counts all steps as one epoch.
+    heard = results["steps"] * args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    results["epochs"] = round(heard / results["clips"]["train"], 4)
     results |= _scores(dataset, scored, args)
     trainer.save_final_model(folder)
     write_report(folder, results, dataset, splits, scored, trainer.state.log_history)
