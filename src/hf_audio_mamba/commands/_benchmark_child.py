@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +82,18 @@ def _status_mebibytes(key: str) -> float:
 def _measure_memory(contestant: str, shape: Shape) -> dict[str, float | None]:
     warm_up = Shape(shape.batch, min(_WARM_UP_LENGTH, shape.length), shape.channels, shape.state)
     scan_call(contestant, draw_operands(warm_up), train=False)()
-    call = scan_call(contestant, draw_operands(shape), train=False)
+    return {"extra_mib": peak_mebibytes_of(scan_call(contestant, draw_operands(shape), train=False))}
+
+
+def peak_mebibytes_of(call: Callable[[], Any]) -> float | None:
+    """How far the resident size of this process rises during a call, in MiB; None where the system does not tell."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # sets VmHWM to the present size
     except OSError:
-        return {"extra_mib": None}
+        return None
     before = _status_mebibytes("VmRSS")
     call()
-    return {"extra_mib": _status_mebibytes("VmHWM") - before}
+    return _status_mebibytes("VmHWM") - before
 
 
 def _measure_first_call(shape: Shape) -> dict[str, float]:

@@ -153,7 +153,14 @@ class Report:
         return all(row.difference is None or row.difference <= LARGEST_DIFFERENCE for row in self.rows)
 
 
-def add_benchmark(benchmarks: Any, name: str, purpose: str, measure: Callable[[Settings], Report]) -> None:
+def add_benchmark(
+    benchmarks: Any,
+    name: str,
+    purpose: str,
+    measure: Callable[[Settings], Report],
+    *,
+    draw: Callable[[Report], Any] | None = None,
+) -> None:
     """Add a benchmark with the options that all of them have.
 
     Args:
@@ -161,12 +168,15 @@ def add_benchmark(benchmarks: Any, name: str, purpose: str, measure: Callable[[S
         name: The word that calls it.
         purpose: Help text.
         measure: Does it.
+        draw: Makes a matplotlib figure of the report; adds `--plot FILE`.
     """
     parser = benchmarks.add_parser(name, help=purpose, description=purpose)
     parser.add_argument("--repeats", type=positive_int, default=5, help="rounds of taking turns (default 5)")
     parser.add_argument("--threads", type=positive_int, default=1, help="threads of torch and the kernels (default 1)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and one round: whether it runs, not how fast")
     add_json_option(parser)
+    if draw is not None:
+        parser.add_argument("--plot", metavar="FILE", help="draw the result (PNG)")
 
     def run(options: argparse.Namespace) -> int:
         settings = Settings(1 if options.quick else options.repeats, options.threads, options.quick)
@@ -174,6 +184,10 @@ def add_benchmark(benchmarks: Any, name: str, purpose: str, measure: Callable[[S
             report = measure(settings)
         content = asdict(report) | {"agrees": report.agrees}
         show(describe(report), content, options.json)
+        if draw is not None and options.plot is not None:
+            from hf_audio_mamba.plots.figure import save_figure
+
+            save_figure(draw(report), options.plot)
         return 0 if report.agrees else 1
 
     parser.set_defaults(measure=run)

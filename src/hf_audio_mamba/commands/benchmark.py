@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from hf_audio_mamba.commands import (
     _benchmark_decode,
     _benchmark_features,
+    _benchmark_length,
     _benchmark_mixer,
     _benchmark_model,
     _benchmark_scan,
@@ -29,6 +30,7 @@ _BENCHMARKS = (
     _benchmark_model,
     _benchmark_train,
     _benchmark_decode,
+    _benchmark_length,
 )
 
 
