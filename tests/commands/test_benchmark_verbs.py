@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers.models.mamba import modeling_mamba
 
-from hf_audio_mamba.commands import _benchmark_contestants, _benchmark_scan, benchmark
+from hf_audio_mamba.commands import _benchmark_contestants, _benchmark_length, _benchmark_scan, benchmark
 
 ROW = {
     "case": str,
@@ -29,6 +29,7 @@ def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes that a scan's benchmark starts are tested by themselves."""
     memory = {"transformers": 600.0, "mambapy": 900.0, "numba": 12.0, "torch": 60.0}
     monkeypatch.setattr(_benchmark_scan, "extra_mebibytes", lambda name, *_: memory[name])
+    monkeypatch.setattr(_benchmark_length, "_extra_mebibytes", lambda name, *_: float(len(name)))
     monkeypatch.setattr(_benchmark_scan, "first_call_seconds", lambda *_: ((3.0, 4.0), (1.0, 2.0)))
 
 
@@ -144,3 +145,13 @@ def test_decode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < step < 1e-4  # another computation, the same logits
     assert 0 < prompt < 1e-4
     assert len(result["figures"]) == 3
+
+
+def test_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, plot = tmp_path / "result.json", tmp_path / "plot.png"
+    assert benchmark.run(["length", "--quick", "--json", str(path), "--plot", str(plot)]) == 0
+    result = json.loads(path.read_text(encoding="utf-8"))
+    check(result, capsys.readouterr().out, "length")
+    assert [row["contestant"] for row in result["rows"]] == list(_benchmark_length.NAMES)
+    assert [row["extra_mib"] for row in result["memory"]] == [len(name) for name in _benchmark_length.NAMES]
+    assert plot.read_bytes().startswith(b"\x89PNG")

@@ -295,3 +295,15 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"hf_audio_mamba\[viz\]"):
         draw_confusion_matrix([0], [0], ["a"])
+
+
+def test_cost_by_length_draws_what_is_known_and_refuses_gaps() -> None:
+    from hf_audio_mamba.plots.cost_by_length import draw_cost_by_length
+
+    figure = draw_cost_by_length([10, 30], {"a": [1.0, 3.0], "b": [2.0, 18.0]}, {"a": [5.0, None], "b": [7.0, 9.0]})
+    time, memory = figure.axes
+    assert {line.get_label(): list(line.get_ydata()) for line in time.lines} == {"a": [1.0, 3.0], "b": [2.0, 18.0]}
+    assert {line.get_label(): list(line.get_xdata()) for line in memory.lines} == {"a": [10], "b": [10, 30]}
+    assert (time.get_xscale(), time.get_yscale()) == ("log", "log")
+    with pytest.raises(DataError, match="2 lengths"):
+        draw_cost_by_length([10, 30], {"a": [1.0]}, {})
