@@ -165,6 +165,16 @@ def cross_scan_function(name: str) -> Callable[..., Tensor]:
     return _numba().cross_scan_2d if name == "numba" else reference.cross_scan_2d
 
 
+def depthwise_conv_function(name: str) -> Callable[..., Tensor]:
+    """A backend's `depthwise_conv2d_silu`, with the signature of `reference.depthwise_conv2d_silu`."""
+    return _numba().depthwise_conv2d_silu if name == "numba" else reference.depthwise_conv2d_silu
+
+
+def token_layers_function(name: str) -> Callable[..., Tensor]:
+    """A backend's kernel of layers that treat every token alike, with the signature of `reference.token_layers`."""
+    return _numba().token_layers if name == "numba" else reference.token_layers
+
+
 def mixer_step_function(name: str) -> Callable[..., Tensor]:
     """A backend's step of a whole mixer, with the signature of `reference.mixer_step`."""
     return _numba().mixer_step if name == "numba" else reference.mixer_step
@@ -272,6 +282,8 @@ _OPERATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "conv_update": conv_update_function,
     "mixer_step": mixer_step_function,
     "cross_scan": cross_scan_function,
+    "token_layers": token_layers_function,
+    "depthwise_conv": depthwise_conv_function,
 }
 
 

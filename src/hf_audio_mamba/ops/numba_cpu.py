@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hf_audio_mamba.errors import BackendError
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+from hf_audio_mamba.ops.token_weights import LinearWeights, NormWeights
 
 
 @cache
@@ -192,6 +193,36 @@ def mixer_step(
     from hf_audio_mamba.ops.numba_step_mixer import mixer_step as step
 
     return step(conv_state, state, hidden_states, weights, norm)
+
+
+def depthwise_conv2d_silu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depth-wise 3 x 3 convolution + SiLU; as `hf_audio_mamba.ops.reference.depthwise_conv2d_silu`.
+
+    Contiguous float32 tensors, not differentiable.
+    """
+    from hf_audio_mamba.ops.numba_depthwise import compute_depthwise_silu
+
+    return compute_depthwise_silu(x, weight, bias)
+
+
+def token_layers(
+    x: Tensor,
+    last: LinearWeights,
+    *,
+    norm: NormWeights | None,
+    first: LinearWeights | None,
+    skip: Tensor | None,
+) -> Tensor:
+    """Norm, linear, GELU, linear and skip; arguments and result as in `hf_audio_mamba.ops.reference.token_layers`.
+
+    Contiguous float32 tensors, not differentiable.
+    """
+    from hf_audio_mamba.ops.numba_token_layers import compute_token_layers
+
+    tokens = x.view(-1, x.shape[-1])
+    skipped = None if skip is None else skip.view(-1, skip.shape[-1])
+    y = compute_token_layers(tokens, last, norm=norm, first=first, skip=skipped)
+    return y.view(*x.shape[:-1], -1)
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hf_audio_mamba.ops import reference
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+from hf_audio_mamba.ops.token_weights import LinearWeights, NormWeights
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest error over largest value. Sound kernels stay below 1e-5, a wrong one is far above."""
@@ -26,12 +27,15 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
     """Why a kernel may not be used, or None; computed once for each kernel variant in a process.
 
     Args:
-        operation: `"scan"`, `"conv"`, `"state_update"`, `"conv_update"`, `"mixer_step"` or `"cross_scan"`.
+        operation: `"scan"`, `"conv"`, `"state_update"`, `"conv_update"`, `"mixer_step"`, `"cross_scan"`,
+            `"token_layers"` or `"depthwise_conv"`.
         candidate: The backend's function.
         variant: What selects a kernel. For `"scan"`: (state size, groups, dt_softplus, gated, reverse,
             needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
             (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
-            `"mixer_step"`: (width, state size, has_norm, False); for `"cross_scan"`: (rank, dt_softplus, False).
+            `"mixer_step"`: (width, state size, has_norm, False); for `"cross_scan"`: (rank, dt_softplus, False);
+            for `"token_layers"`: (has_norm, has_first, has_bias, has_skip, False); for `"depthwise_conv"`: (has_bias,
+            False).
         device: Where the candidate computes; the reference does on the CPU.
     """
     *call, needs_backward = variant
@@ -121,6 +125,23 @@ def _cross_scan_arguments(rank: int, dt_softplus: int) -> tuple[list[Tensor | No
     return [draw(*cells, channels), dt, A, B, C, D, bias, weight], {"dt_softplus": bool(dt_softplus)}
 
 
+def _token_layers_arguments(has_norm: int, has_first: int, has_bias: int, has_skip: int) -> tuple[list[Any], Any]:
+    draw = _Draw()
+    # More tokens than a tile has, and a hidden layer wider than what is done at a time.
+    tokens, inputs, hidden, outputs = 75, 21, 101, 19
+    norm = NormWeights(draw(inputs), draw(inputs), 1e-5) if has_norm else None
+    first = LinearWeights(draw(hidden, inputs), draw(hidden)) if has_first else None
+    last = LinearWeights(draw(outputs, hidden if has_first else inputs), draw(outputs) if has_bias else None)
+    options = {"last": last, "norm": norm, "first": first, "skip": draw(tokens, outputs) if has_skip else None}
+    return [draw(tokens, inputs)], options
+
+
+def _depthwise_conv_arguments(has_bias: int) -> tuple[list[Tensor | None], dict[str, Any]]:
+    draw = _Draw()
+    bias = draw(CHANNELS_PER_GROUP) if has_bias else None
+    return [draw(BATCH, 4, 5, CHANNELS_PER_GROUP), draw(CHANNELS_PER_GROUP, 1, 3, 3), bias], {}
+
+
 def _on_copies(states: int, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """An update of its first arguments in place as a function from them to the output and the new states."""
 
@@ -162,6 +183,8 @@ _CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
     "state_update": (_state_update_arguments, reference.selective_state_update, 1),
     "conv_update": (_conv_update_arguments, reference.causal_conv1d_silu_update, 1),
     "mixer_step": (_mixer_step_arguments, reference.mixer_step, 2),
+    "token_layers": (_token_layers_arguments, reference.token_layers, 0),
+    "depthwise_conv": (_depthwise_conv_arguments, reference.depthwise_conv2d_silu, 0),
     "cross_scan": (_cross_scan_arguments, reference.cross_scan_2d, 0),
 }
 """For each operation: a function from its variant to tensors and options, the truth, and how many first tensors it

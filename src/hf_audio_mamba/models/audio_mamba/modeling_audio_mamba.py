@@ -87,8 +87,8 @@ class AudioMambaBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map `(batch, height, width, channels)` to the same shape."""
-        hidden_states = hidden_states + self.drop_path(self.op(self.norm(hidden_states)))
-        hidden_states = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        hidden_states = self.drop_path.residual(hidden_states, self.op, self.norm)
+        hidden_states = self.drop_path.residual(hidden_states, self.mlp, self.norm2)
         mapped: torch.Tensor = self.transformer(hidden_states)
         return mapped
 
