@@ -8,6 +8,7 @@ from hf_audio_mamba.layers.mamba_mixer import MambaMixer
 from hf_audio_mamba.layers.map_transformer import FeedForward, MapTransformer
 from hf_audio_mamba.layers.patch_embedding import PATCH_SIZE, downsampling, patch_embedding
 from hf_audio_mamba.layers.ss2d import SS2D
+from hf_audio_mamba.layers.token_layers import apply_linear
 
 __all__ = [
     "PATCH_SIZE",
@@ -20,6 +21,7 @@ __all__ = [
     "MambaMixer",
     "MapTransformer",
     "WindowSize",
+    "apply_linear",
     "downsampling",
     "frame_orders",
     "patch_embedding",

@@ -34,9 +34,10 @@ class DropPath(nn.Module):
             norm: Layer before it.
         """
         if self.training and self.probability > 0:
-            return x + self(layer(x, norm=norm))
-        branch: torch.Tensor = layer(x, norm=norm, skip=x)
-        return branch
+            total: torch.Tensor = x + self(layer(x, norm=norm))
+        else:
+            total = layer(x, norm=norm, skip=x)
+        return total
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

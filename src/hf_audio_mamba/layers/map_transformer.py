@@ -84,7 +84,8 @@ class MapAttention(nn.Module):
             *grid, 3, self.num_heads, channels // self.num_heads
         )
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 3)
-        attended = F.scaled_dot_product_attention(*qkv.unbind(0))
+        query, key, value = qkv.unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value)
         attended = attended.view(batch, grid[1], grid[3], self.num_heads, rows, columns, -1)
         attended = attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(hidden_states.shape)
         return apply_token_layers(attended, self.proj, skip=skip)

@@ -12,11 +12,9 @@ from torch import nn
 from transformers import initialization as init
 
 from hf_audio_mamba.layers.mamba_mixer import TIME_STEP_FLOOR, TIME_STEP_MAX, TIME_STEP_MIN
-from hf_audio_mamba.layers.token_layers import apply_token_layers, is_plain
+from hf_audio_mamba.layers.token_layers import apply_linear, apply_token_layers, is_plain
 from hf_audio_mamba.ops import cross_scan_2d, depthwise_conv2d_silu
 from hf_audio_mamba.ops.cross_scan import ROUTES
-from hf_audio_mamba.ops.token_layers import serves, token_layers
-from hf_audio_mamba.ops.token_weights import LinearWeights
 
 
 class SS2D(nn.Module):
@@ -99,14 +97,9 @@ class SS2D(nn.Module):
             return apply_token_layers(y, self.out_proj, norm=self.out_norm, skip=skip)
         return apply_token_layers(self.out_norm(y) * F.silu(gate), self.out_proj, skip=skip)
 
-    def _project(self, x: torch.Tensor) -> torch.Tensor:
-        """What all routes read beside `x`, from one product."""
-        weights = LinearWeights(self.x_proj_weight.flatten(0, 1), None)
-        return token_layers(x, weights) if serves(x, weights) else F.linear(x, weights.weight)
-
     def _scan(self, x: torch.Tensor) -> torch.Tensor:
         batch, height, width, inner = x.shape
-        projections = self._project(x).view(batch, height, width, ROUTES, -1)
+        projections = apply_linear(x, self.x_proj_weight.flatten(0, 1)).view(batch, height, width, ROUTES, -1)
         low, b, c = torch.split(projections, [self.time_step_rank, self.state_size, self.state_size], dim=-1)
         return cross_scan_2d(
             x,

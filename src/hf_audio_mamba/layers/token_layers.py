@@ -32,7 +32,7 @@ def apply_token_layers(
     Returns:
         `(..., outputs)`.
     """
-    linear, normed, hidden = _linear(last), _layer_norm(norm), _linear(first)
+    linear, normed, hidden = _linear(last), None if norm is None else layer_norm_weights(norm), _linear(first)
     plain = linear is not None and (norm is None or normed is not None) and (first is None or hidden is not None)
     if plain and linear is not None and kernels.serves(x, linear, norm=normed, first=hidden, skip=skip):
         return kernels.token_layers(x, linear, norm=normed, first=hidden, skip=skip)
@@ -44,11 +44,26 @@ def apply_token_layers(
     return mapped if skip is None else skip + mapped
 
 
+def apply_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`torch.nn.functional.linear`, by the kernel where that serves.
+
+    Args:
+        x: `(..., inputs)`.
+        weight: `(outputs, inputs)`.
+        bias: `(outputs,)`; none if omitted.
+    """
+    weights = LinearWeights(weight, bias)
+    if kernels.serves(x, weights):
+        return kernels.token_layers(x, weights)
+    return F.linear(x, weight, bias)
+
+
 def is_plain(module: nn.Module, expected: type[nn.Module]) -> bool:
     """Whether calling a module does nothing but what this class does, so that its tensors can be used without it."""
-    if type(module) is not expected or "forward" in vars(module) or _has_any_global_hook():
+    if type(module) is not expected or "forward" in vars(module):
         return False
-    return not (module._forward_hooks or module._forward_pre_hooks)
+    hooked = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return not hooked
 
 
 def _linear(module: nn.Module | None) -> LinearWeights | None:
@@ -58,8 +73,9 @@ def _linear(module: nn.Module | None) -> LinearWeights | None:
     return LinearWeights(module.weight, module.bias)
 
 
-def _layer_norm(module: nn.Module | None) -> NormWeights | None:
-    if module is None or not is_plain(module, nn.LayerNorm):
+def layer_norm_weights(module: nn.Module) -> NormWeights | None:
+    """The weights of a plain layer normalisation over the last axis; None for any other module."""
+    if not is_plain(module, nn.LayerNorm):
         return None
     assert isinstance(module, nn.LayerNorm)
     if len(module.normalized_shape) != 1 or module.weight is None or module.bias is None:

@@ -170,6 +170,11 @@ def depthwise_conv_function(name: str) -> Callable[..., Tensor]:
     return _numba().depthwise_conv2d_silu if name == "numba" else reference.depthwise_conv2d_silu
 
 
+def conv_norm_function(name: str) -> Callable[..., Tensor]:
+    """A backend's `conv_norm`, with the signature of `reference.conv_norm`."""
+    return _numba().conv_norm if name == "numba" else reference.conv_norm
+
+
 def token_layers_function(name: str) -> Callable[..., Tensor]:
     """A backend's kernel of layers that treat every token alike, with the signature of `reference.token_layers`."""
     return _numba().token_layers if name == "numba" else reference.token_layers
@@ -283,6 +288,7 @@ _OPERATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "mixer_step": mixer_step_function,
     "cross_scan": cross_scan_function,
     "token_layers": token_layers_function,
+    "conv_norm": conv_norm_function,
     "depthwise_conv": depthwise_conv_function,
 }
 

@@ -37,7 +37,7 @@ _compiling = threading.RLock()  # of numba's setting, which all threads share
 @contextmanager
 def _quick_compilation(dispatcher: Any) -> Iterator[None]:
     """Let LLVM optimise at level 2 while a kernel is compiled: a quarter less time, and the kernels are as fast."""
-    if dispatcher.signatures:
+    if dispatcher.overloads:  # `signatures` would hash them all at every call
         yield
         return
     with _compiling:

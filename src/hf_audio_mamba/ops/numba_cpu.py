@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_audio_mamba.errors import BackendError
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
-from hf_audio_mamba.ops.token_weights import LinearWeights, NormWeights
+from hf_audio_mamba.ops.token_weights import ConvWeights, LinearWeights, NormWeights
 
 
 @cache
@@ -203,6 +203,16 @@ def depthwise_conv2d_silu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     from hf_audio_mamba.ops.numba_depthwise import compute_depthwise_silu
 
     return compute_depthwise_silu(x, weight, bias)
+
+
+def conv_norm(x: Tensor, conv: ConvWeights, norm: NormWeights, *, gelu: bool) -> Tensor:
+    """Convolution, layer normalisation and GELU; arguments and result as in `hf_audio_mamba.ops.reference.conv_norm`.
+
+    Contiguous float32 tensors, not differentiable.
+    """
+    from hf_audio_mamba.ops.numba_patches import compute_conv_norm
+
+    return compute_conv_norm(x, conv.weight, conv.bias, norm, stride=conv.stride, padding=conv.padding, gelu=gelu)
 
 
 def token_layers(

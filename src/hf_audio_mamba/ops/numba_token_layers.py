@@ -56,7 +56,8 @@ class TokenWeights(NamedTuple):
     last_bias: int
 
 
-def _padded(features: int) -> int:
+def padded(features: int) -> int:
+    """Rows that are turned for so many features."""
     return -(-features // LANES) * LANES
 
 
@@ -80,7 +81,7 @@ def _gather(source: int, step: int, features: int, count: int, square: int, targ
 
 
 @kernel_part
-def _scatter(source: int, features: int, count: int, square: int, skip: int, skip_step: int, target: int) -> None:
+def scatter(source: int, features: int, count: int, square: int, skip: int, skip_step: int, target: int) -> None:
     """Rows of features back to `count` tokens side by side, with those at `skip` added unless it is 0."""
     step = 4 * features
     for vector in range(TILE_VECTORS):
@@ -97,7 +98,7 @@ def _scatter(source: int, features: int, count: int, square: int, skip: int, ski
 
 
 @kernel_part
-def _normalise(rows: int, features: int, weight: int, bias: int, epsilon: float) -> None:
+def normalise(rows: int, features: int, weight: int, bias: int, epsilon: float) -> None:
     """Layer normalisation of each token, in place."""
     share = splat(_ONE / np.float32(features))
     for vector in range(TILE_VECTORS):
@@ -117,7 +118,7 @@ def _normalise(rows: int, features: int, weight: int, bias: int, epsilon: float)
 
 
 @kernel_part
-def _begin(rows: int, count: int, bias: int) -> None:
+def begin(rows: int, count: int, bias: int) -> None:
     """Set rows to their biases, or to 0."""
     for n in range(count):
         value = splat(ZERO)
@@ -128,7 +129,7 @@ def _begin(rows: int, count: int, bias: int) -> None:
 
 
 @kernel_part
-def _multiply(weight: int, weight_step: int, depth: int, x: int, out: int, rows: int) -> None:
+def multiply(weight: int, weight_step: int, depth: int, x: int, out: int, rows: int) -> None:
     """Add the products of `rows` rows of a weight with `depth` rows of `x` to rows of `out`."""
     whole = rows - rows % ROWS_AT_ONCE
     pairs = rows - rows % 2
@@ -143,7 +144,8 @@ def _multiply(weight: int, weight_step: int, depth: int, x: int, out: int, rows:
 
 
 @kernel_part
-def _activate(rows: int, count: int) -> None:
+def activate(rows: int, count: int) -> None:
+    """GELU, in place."""
     for place in range(rows, rows + count * ROW_BYTES, BYTES):
         store(place, gelu(load(place)))
 
@@ -152,16 +154,16 @@ def _activate(rows: int, count: int) -> None:
 def _layers(layout: TokenLayout, weights: TokenWeights, x: int, y: int, hidden: int) -> None:
     """From rows of inputs at `x` to rows of outputs at `y`."""
     if weights.norm_weight != 0:
-        _normalise(x, layout.inputs, weights.norm_weight, weights.norm_bias, layout.epsilon)
-    _begin(y, layout.outputs, weights.last_bias)
+        normalise(x, layout.inputs, weights.norm_weight, weights.norm_bias, layout.epsilon)
+    begin(y, layout.outputs, weights.last_bias)
     if layout.hidden == 0:
-        _multiply(weights.last, 4 * layout.inputs, layout.inputs, x, y, layout.outputs)
+        multiply(weights.last, 4 * layout.inputs, layout.inputs, x, y, layout.outputs)
     for start in range(0, layout.hidden, _HIDDEN_ROWS):
         rows = min(_HIDDEN_ROWS, layout.hidden - start)
-        _begin(hidden, rows, weights.first_bias + 4 * start if weights.first_bias != 0 else 0)
-        _multiply(weights.first + 4 * start * layout.inputs, 4 * layout.inputs, layout.inputs, x, hidden, rows)
-        _activate(hidden, rows)
-        _multiply(weights.last + 4 * start, 4 * layout.hidden, rows, hidden, y, layout.outputs)
+        begin(hidden, rows, weights.first_bias + 4 * start if weights.first_bias != 0 else 0)
+        multiply(weights.first + 4 * start * layout.inputs, 4 * layout.inputs, layout.inputs, x, hidden, rows)
+        activate(hidden, rows)
+        multiply(weights.last + 4 * start, 4 * layout.hidden, rows, hidden, y, layout.outputs)
 
 
 def _build(stamp: int) -> Kernel:
@@ -192,7 +194,7 @@ def _build(stamp: int) -> Kernel:
             _layers(layout, weights, inputs, outputs, hidden)
             added = skip + token * skip_step if skip != 0 else 0
             target = y + 4 * token * layout.outputs
-            _scatter(outputs, layout.outputs, count, scratch, added, skip_step, target)
+            scatter(outputs, layout.outputs, count, scratch, added, skip_step, target)
 
     return token_layers
 
@@ -223,7 +225,7 @@ def compute_token_layers(
     layout = TokenLayout(tokens, inputs, hidden, outputs, 4 * x.stride(0), 0.0 if norm is None else norm[2])
     parts = [*(norm or (None, None))[:2], *(first or (None, None)), *last]
     weights = TokenWeights(*[address_of(part) for part in parts])
-    scratch_rows = _padded(inputs) + _padded(outputs) + (_HIDDEN_ROWS if hidden else 0)
+    scratch_rows = padded(inputs) + padded(outputs) + (_HIDDEN_ROWS if hidden else 0)
     skip_step = 0 if skip is None else 4 * skip.stride(0)
 
     def task(first_tile: int, last_tile: int) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
-from hf_audio_mamba.ops.token_weights import LinearWeights, NormWeights
+from hf_audio_mamba.ops.token_weights import ConvWeights, LinearWeights, NormWeights
 
 ROUTES = 4
 """Of `cross_scan_2d`: along rows, along columns, and both of them backwards."""
@@ -216,3 +216,10 @@ def token_layers(
         hidden = F.gelu(F.linear(hidden, *first))
     mapped = F.linear(hidden, *last)
     return mapped if skip is None else mapped + skip
+
+
+def conv_norm(x: Tensor, conv: ConvWeights, norm: NormWeights, *, gelu: bool) -> Tensor:
+    """Convolution, layer normalisation over channels, GELU; arguments as in `hf_audio_mamba.ops.conv_norm`."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding).permute(0, 2, 3, 1)
+    y = F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.epsilon)
+    return F.gelu(y) if gelu else y

@@ -1,4 +1,4 @@
-"""Parameters of the layers that treat every token alike, as `token_layers` takes them."""
+"""Parameters of layers, as `token_layers` and `conv_norm` take them."""
 
 from typing import NamedTuple
 
@@ -18,3 +18,12 @@ class NormWeights(NamedTuple):
     weight: Tensor
     bias: Tensor
     epsilon: float
+
+
+class ConvWeights(NamedTuple):
+    """Weight `(outputs, channels, kernel, kernel)` and bias `(outputs,)` of a convolution, its stride and padding."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: int
+    padding: int
