@@ -201,8 +201,12 @@ def gelu(typingctx: Any, value: Any) -> Any:
         series: ir.Value = _fill(_ERF[-1])
         for coefficient in _ERF[-2::-1]:
             series = _fma(builder, series, u, _fill(coefficient))
+        erf = builder.fmul(series, bounded)
+        # Exactly one beyond the limit: its last bit would be multiplied by any input.
+        erf = builder.select(builder.fcmp_ordered("<=", x, _fill(-_ERF_LIMIT)), _fill(-1.0), erf)
+        erf = builder.select(builder.fcmp_ordered(">=", x, _fill(_ERF_LIMIT)), _fill(1.0), erf)
         half = builder.fmul(x, _fill(0.5))
-        return _fma(builder, half, builder.fmul(series, bounded), half)
+        return _fma(builder, half, erf, half)
 
     return float_vector(float_vector), codegen
 
