@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Timings never fail a test, and a failure must come back.
+settings.register_profile("hf_audio_mamba", deadline=None, derandomize=True)
+settings.load_profile("hf_audio_mamba")
 
 # Before torch is imported anywhere: tests check behaviour, not speed, and run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,6 +1,7 @@
 """SS2D against its formulas in float64, and its initialisation."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +31,17 @@ def randomised(options: dict[str, Any]) -> SS2D:
     return layer
 
 
+@pytest.fixture(params=["gradients", "no gradients"])
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to the result: through torch, and through kernels that take small maps on few threads alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.set_grad_enabled(request.param == "gradients"):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("side", [(4, 4), (3, 7), (6, 2), (1, 5), (1, 1)], ids=str)
 def test_equals_the_formulas(options: dict[str, Any], side: tuple[int, int]) -> None:
@@ -38,6 +50,24 @@ def test_equals_the_formulas(options: dict[str, Any], side: tuple[int, int]) -> 
     w = {"op." + name: tensor.double() for name, tensor in layer.state_dict().items()}
     expected = torch.stack([ss2d(w, "op.", one.double()) for one in maps])
     torch.testing.assert_close(layer(maps).double(), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("gated", [False, True])
+def test_norm_and_skip_are_part_of_the_call(gated: bool) -> None:
+    layer, norm = randomised({"hidden_size": 8, "gated": gated}), torch.nn.LayerNorm(8)
+    maps = torch.randn(2, 4, 5, 8)
+    expected = maps + layer(norm(maps))
+    torch.testing.assert_close(layer(maps, norm=norm, skip=maps), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_replaced_convolution_is_called() -> None:
+    layer = randomised(OPTIONS[0])
+    maps = torch.randn(2, 4, 5, 8)
+    with torch.no_grad():
+        before = layer(maps)
+        layer.conv2d.register_forward_hook(lambda module, inputs, output: 2 * output)
+        assert not torch.allclose(layer(maps), before)
 
 
 @pytest.mark.parametrize("options", OPTIONS[1:4], ids=str)

@@ -9,6 +9,7 @@ from hf_audio_mamba.layers.map_transformer import FeedForward, MapTransformer
 from hf_audio_mamba.layers.patch_embedding import PATCH_SIZE, downsampling, patch_embedding
 from hf_audio_mamba.layers.patch_resizing import resize_patch_kernel, resize_position_table
 from hf_audio_mamba.layers.ss2d import SS2D
+from hf_audio_mamba.layers.token_layers import apply_linear
 from hf_audio_mamba.layers.vision_mamba import BiBiMamba, FoBiMamba
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "MambaMixer",
     "MapTransformer",
     "WindowSize",
+    "apply_linear",
     "downsampling",
     "frame_orders",
     "patch_embedding",

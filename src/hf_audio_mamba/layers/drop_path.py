@@ -25,6 +25,20 @@ class DropPath(nn.Module):
         mask = branch.new_empty(branch.shape[:1] + (1,) * (branch.ndim - 1)).bernoulli_(keep)
         return branch * (mask / keep)
 
+    def residual(self, x: torch.Tensor, layer: nn.Module, norm: nn.Module) -> torch.Tensor:
+        """`x` plus the branch `layer(norm(x))`, whole samples of which are left out.
+
+        Args:
+            x: `(batch, ...)`.
+            layer: Takes `norm` and `skip` as keywords, so that norm and sum can be part of its work.
+            norm: Layer before it.
+        """
+        if self.training and self.probability > 0:
+            total: torch.Tensor = x + self(layer(x, norm=norm))
+        else:
+            total = layer(x, norm=norm, skip=x)
+        return total
+
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"probability={self.probability}"

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_audio_mamba.layers.drop_path import DropPath
+from hf_audio_mamba.layers.token_layers import apply_token_layers
 
 HEAD_WIDTH = 32
 """Channels of an attention head, as in Swin."""
@@ -25,10 +26,17 @@ class FeedForward(nn.Module):
         self.fc1 = nn.Linear(hidden_size, int(ratio * hidden_size))
         self.fc2 = nn.Linear(int(ratio * hidden_size), hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Map `(..., hidden_size)` to the same shape."""
-        mapped: torch.Tensor = self.fc2(F.gelu(self.fc1(hidden_states)))
-        return mapped
+    def forward(
+        self, hidden_states: torch.Tensor, *, norm: nn.Module | None = None, skip: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map every cell.
+
+        Args:
+            hidden_states: `(..., hidden_size)`.
+            norm: Layer that is applied to them first; none if omitted.
+            skip: Added to the result, which has the same shape; none if omitted.
+        """
+        return apply_token_layers(hidden_states, self.fc2, norm=norm, first=self.fc1, skip=skip)
 
 
 def count_heads(hidden_size: int) -> int:
@@ -57,20 +65,30 @@ class MapAttention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Attend in `(batch, height, width, hidden_size)`; the result has the same shape."""
+    def forward(
+        self, hidden_states: torch.Tensor, *, norm: nn.Module | None = None, skip: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Attend among the cells of a map.
+
+        Args:
+            hidden_states: `(batch, height, width, hidden_size)`.
+            norm: Layer that is applied to them first; none if omitted.
+            skip: Added to the result, which has the same shape; none if omitted.
+        """
         batch, height, width, channels = hidden_states.shape
         rows = window_side(height) if self.windowed else height
         columns = window_side(width) if self.windowed else width
         # (batch, vertical windows, rows, horizontal windows, columns, query/key/value, heads, head width)
         grid = (batch, height // rows, rows, width // columns, columns)
-        qkv = self.qkv(hidden_states).view(*grid, 3, self.num_heads, channels // self.num_heads)
+        qkv = apply_token_layers(hidden_states, self.qkv, norm=norm).view(
+            *grid, 3, self.num_heads, channels // self.num_heads
+        )
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(1, 3)
-        attended = F.scaled_dot_product_attention(*qkv.unbind(0))
+        query, key, value = qkv.unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value)
         attended = attended.view(batch, grid[1], grid[3], self.num_heads, rows, columns, -1)
         attended = attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(hidden_states.shape)
-        mixed: torch.Tensor = self.proj(attended)
-        return mixed
+        return apply_token_layers(attended, self.proj, skip=skip)
 
 
 class MapTransformer(nn.Module):
@@ -96,6 +114,5 @@ class MapTransformer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map `(batch, height, width, hidden_size)` to the same shape."""
-        hidden_states = hidden_states + self.drop_path(self.attn(self.norm1(hidden_states)))
-        mapped: torch.Tensor = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
-        return mapped
+        hidden_states = self.drop_path.residual(hidden_states, self.attn, self.norm1)
+        return self.drop_path.residual(hidden_states, self.mlp, self.norm2)

@@ -7,6 +7,10 @@ where VMamba has one, so that the numbers in the tensors' names agree.
 import torch
 from torch import nn
 
+from hf_audio_mamba.layers.token_layers import apply_token_layers, is_plain, layer_norm_weights
+from hf_audio_mamba.ops import conv_norm as kernels
+from hf_audio_mamba.ops.token_weights import ConvWeights
+
 PATCH_SIZE = 4
 """Side of a patch in cells of the input, in every stem."""
 
@@ -18,6 +22,35 @@ class ChannelsLastConv2d(nn.Conv2d):
         """Convolve; the result is channels-last, too."""
         # Channels-last memory seen as channels-first: what torch's convolutions take without a copy.
         return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ConvNormSequence(nn.Sequential):
+    """Convolutions, each with the layer normalisation and perhaps the GELU that follow it."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map `(batch, height, width, channels)` through all layers."""
+        layers = [layer for layer in self if type(layer) is not nn.Identity]
+        while layers:
+            conv, norm = layers[:2]
+            activation = layers[2] if len(layers) > 2 and isinstance(layers[2], nn.GELU) else None
+            input = _conv_norm(input, conv, norm, activation)
+            layers = layers[2:] if activation is None else layers[3:]
+        return input
+
+
+def _conv_norm(maps: torch.Tensor, conv: nn.Module, norm: nn.Module, activation: nn.Module | None) -> torch.Tensor:
+    """Two or three layers in one kernel where that serves and the layers are plain ones."""
+    weights = layer_norm_weights(norm)
+    plain = is_plain(conv, ChannelsLastConv2d) and (activation is None or is_plain(activation, nn.GELU))
+    if plain and weights is not None:
+        assert isinstance(conv, nn.Conv2d)
+        stride, padding = conv.stride[0], conv.padding[0]
+        assert isinstance(padding, int)
+        operands = ConvWeights(conv.weight, conv.bias, stride, padding)
+        if kernels.serves(maps, operands, weights, gelu=activation is not None):
+            return kernels.conv_norm(maps, operands, weights, gelu=activation is not None)
+    maps = norm(conv(maps))
+    return maps if activation is None else activation(maps)
 
 
 class PatchMerging(nn.Module):
@@ -37,11 +70,10 @@ class PatchMerging(nn.Module):
         """Map `(batch, height, width, channels)`, sides even, to half the sides and twice the channels."""
         # Neighbours in the order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column).
         corners = [maps[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        merged: torch.Tensor = self.reduction(self.norm(torch.cat(corners, dim=-1)))
-        return merged
+        return apply_token_layers(torch.cat(corners, dim=-1), self.reduction, norm=self.norm)
 
 
-def patch_embedding(version: str, embed_dim: int, layer_norm_eps: float) -> nn.Sequential:
+def patch_embedding(version: str, embed_dim: int, layer_norm_eps: float) -> ConvNormSequence:
     """Build a stem: `(batch, height, width, 1)` to `(batch, height / 4, width / 4, embed_dim)`.
 
     Args:
@@ -51,9 +83,9 @@ def patch_embedding(version: str, embed_dim: int, layer_norm_eps: float) -> nn.S
     """
     if version == "v1":
         projection = ChannelsLastConv2d(1, embed_dim, PATCH_SIZE, stride=PATCH_SIZE)
-        return nn.Sequential(projection, nn.Identity(), nn.LayerNorm(embed_dim, eps=layer_norm_eps))
+        return ConvNormSequence(projection, nn.Identity(), nn.LayerNorm(embed_dim, eps=layer_norm_eps))
     half = embed_dim // 2
-    return nn.Sequential(
+    return ConvNormSequence(
         ChannelsLastConv2d(1, half, 3, stride=2, padding=1),
         nn.Identity(),
         nn.LayerNorm(half, eps=layer_norm_eps),
@@ -76,7 +108,7 @@ def downsampling(version: str, channels: int, layer_norm_eps: float) -> nn.Modul
     if version == "v1":
         return PatchMerging(channels, layer_norm_eps)
     kernel, padding = (2, 0) if version == "v2" else (3, 1)
-    return nn.Sequential(
+    return ConvNormSequence(
         nn.Identity(),
         ChannelsLastConv2d(channels, 2 * channels, kernel, stride=2, padding=padding),
         nn.Identity(),

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import initialization as init
 
 from hf_audio_mamba.layers.mamba_mixer import TIME_STEP_FLOOR, TIME_STEP_MAX, TIME_STEP_MIN
-from hf_audio_mamba.ops import cross_scan_2d
+from hf_audio_mamba.layers.token_layers import apply_linear, apply_token_layers, is_plain
+from hf_audio_mamba.ops import cross_scan_2d, depthwise_conv2d_silu
 from hf_audio_mamba.ops.cross_scan import ROUTES
 
 
@@ -73,23 +74,32 @@ class SS2D(nn.Module):
         # The inverse of softplus, so that softplus(bias) is the drawn step size.
         init.copy_(self.dt_projs_bias, dt + torch.log(-torch.expm1(-dt)))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Mix `(batch, height, width, hidden_size)` over both axes; the result has the same shape."""
-        x = self.in_proj(hidden_states)
+    def forward(
+        self, hidden_states: torch.Tensor, *, norm: nn.Module | None = None, skip: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mix over both axes of a map.
+
+        Args:
+            hidden_states: `(batch, height, width, hidden_size)`.
+            norm: Layer that is applied to them first; none if omitted.
+            skip: Added to the result, which has the same shape; none if omitted.
+        """
+        x = apply_token_layers(hidden_states, self.in_proj, norm=norm)
         gate = None
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
-        # Channels-last memory seen as channels-first: what torch's convolutions take without a copy.
-        x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).contiguous()
-        y = self.out_norm(self._scan(x))
-        if gate is not None:
-            y = y * F.silu(gate)
-        mixed: torch.Tensor = self.out_proj(y)
-        return mixed
+        if is_plain(self.conv2d, nn.Conv2d):
+            x = depthwise_conv2d_silu(x, self.conv2d.weight, self.conv2d.bias)
+        else:
+            x = F.silu(self.conv2d(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).contiguous()
+        y = self._scan(x)
+        if gate is None:
+            return apply_token_layers(y, self.out_proj, norm=self.out_norm, skip=skip)
+        return apply_token_layers(self.out_norm(y) * F.silu(gate), self.out_proj, skip=skip)
 
     def _scan(self, x: torch.Tensor) -> torch.Tensor:
         batch, height, width, inner = x.shape
-        projections = F.linear(x, self.x_proj_weight.flatten(0, 1)).view(batch, height, width, ROUTES, -1)
+        projections = apply_linear(x, self.x_proj_weight.flatten(0, 1)).view(batch, height, width, ROUTES, -1)
         low, b, c = torch.split(projections, [self.time_step_rank, self.state_size, self.state_size], dim=-1)
         return cross_scan_2d(
             x,

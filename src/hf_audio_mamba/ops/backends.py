@@ -165,6 +165,21 @@ def cross_scan_function(name: str) -> Callable[..., Tensor]:
     return _numba().cross_scan_2d if name == "numba" else reference.cross_scan_2d
 
 
+def depthwise_conv_function(name: str) -> Callable[..., Tensor]:
+    """A backend's `depthwise_conv2d_silu`, with the signature of `reference.depthwise_conv2d_silu`."""
+    return _numba().depthwise_conv2d_silu if name == "numba" else reference.depthwise_conv2d_silu
+
+
+def conv_norm_function(name: str) -> Callable[..., Tensor]:
+    """A backend's `conv_norm`, with the signature of `reference.conv_norm`."""
+    return _numba().conv_norm if name == "numba" else reference.conv_norm
+
+
+def token_layers_function(name: str) -> Callable[..., Tensor]:
+    """A backend's kernel of layers that treat every token alike, with the signature of `reference.token_layers`."""
+    return _numba().token_layers if name == "numba" else reference.token_layers
+
+
 def mixer_step_function(name: str) -> Callable[..., Tensor]:
     """A backend's step of a whole mixer, with the signature of `reference.mixer_step`."""
     return _numba().mixer_step if name == "numba" else reference.mixer_step
@@ -284,6 +299,9 @@ _OPERATIONS: dict[str, Callable[[str], Callable[..., Any]]] = {
     "stack_step": stack_step_function,
     "few_rows_linear": few_rows_linear_function,
     "cross_scan": cross_scan_function,
+    "token_layers": token_layers_function,
+    "conv_norm": conv_norm_function,
+    "depthwise_conv": depthwise_conv_function,
 }
 
 

@@ -64,7 +64,7 @@ class Kernel:
     def __call__(self, *arguments: Any) -> None:
         """Run the kernel."""
         try:
-            if self.dispatcher.signatures:  # entering a context takes as long as a small kernel
+            if self.dispatcher.overloads:  # entering a context takes as long as a small kernel, as does `signatures`
                 self.dispatcher(*arguments)
                 return
             with _quick_compilation():

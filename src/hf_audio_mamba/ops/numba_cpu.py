@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_audio_mamba.errors import BackendError
 from hf_audio_mamba.ops import single_step
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+from hf_audio_mamba.ops.token_weights import ConvWeights, LinearWeights, NormWeights
 
 
 @cache
@@ -213,6 +214,46 @@ def few_rows_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     from hf_audio_mamba.ops.numba_step_linear import linear
 
     return linear(x, weight, bias)
+
+
+def depthwise_conv2d_silu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depth-wise 3 x 3 convolution + SiLU; as `hf_audio_mamba.ops.reference.depthwise_conv2d_silu`.
+
+    Contiguous float32 tensors, not differentiable.
+    """
+    from hf_audio_mamba.ops.numba_depthwise import compute_depthwise_silu
+
+    return compute_depthwise_silu(x, weight, bias)
+
+
+def conv_norm(x: Tensor, conv: ConvWeights, norm: NormWeights, *, gelu: bool) -> Tensor:
+    """Convolution, layer normalisation and GELU; arguments and result as in `hf_audio_mamba.ops.reference.conv_norm`.
+
+    Contiguous float32 tensors, not differentiable.
+    """
+    from hf_audio_mamba.ops.numba_patches import compute_conv_norm
+
+    return compute_conv_norm(x, conv.weight, conv.bias, norm, stride=conv.stride, padding=conv.padding, gelu=gelu)
+
+
+def token_layers(
+    x: Tensor,
+    last: LinearWeights,
+    *,
+    norm: NormWeights | None,
+    first: LinearWeights | None,
+    skip: Tensor | None,
+) -> Tensor:
+    """Norm, linear, GELU, linear and skip; arguments and result as in `hf_audio_mamba.ops.reference.token_layers`.
+
+    Contiguous float32 tensors, not differentiable.
+    """
+    from hf_audio_mamba.ops.numba_token_layers import compute_token_layers
+
+    tokens = x.view(-1, x.shape[-1])
+    skipped = None if skip is None else skip.view(-1, skip.shape[-1])
+    y = compute_token_layers(tokens, last, norm=norm, first=first, skip=skipped)
+    return y.view(*x.shape[:-1], -1)
 
 
 def _single(tensor: Tensor) -> Tensor:

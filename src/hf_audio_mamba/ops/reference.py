@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+from hf_audio_mamba.ops.token_weights import ConvWeights, LinearWeights, NormWeights
 
 ROUTES = 4
 """Of `cross_scan_2d`: along rows, along columns, and both of them backwards."""
@@ -210,3 +211,37 @@ def cross_scan_2d(
         )
         total = total.index_add(1, order, y)
     return total.view(x.shape)
+
+
+def depthwise_conv2d_silu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Weighted sum of each cell's 3 x 3 neighbours, then SiLU; arguments as in `hf_audio_mamba.ops`."""
+    height, width = x.shape[1:3]
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    taps = [padded[:, i : i + height, j : j + width] * weight[:, 0, i, j] for i in range(3) for j in range(3)]
+    y = torch.stack(taps).sum(0)
+    return F.silu(y if bias is None else y + bias)
+
+
+def token_layers(
+    x: Tensor,
+    last: LinearWeights,
+    *,
+    norm: NormWeights | None,
+    first: LinearWeights | None,
+    skip: Tensor | None,
+) -> Tensor:
+    """Norm, linear, GELU, linear and skip; arguments as in `hf_audio_mamba.ops.token_layers`."""
+    hidden = x
+    if norm is not None:
+        hidden = F.layer_norm(hidden, hidden.shape[-1:], norm.weight, norm.bias, norm.epsilon)
+    if first is not None:
+        hidden = F.gelu(F.linear(hidden, *first))
+    mapped = F.linear(hidden, *last)
+    return mapped if skip is None else mapped + skip
+
+
+def conv_norm(x: Tensor, conv: ConvWeights, norm: NormWeights, *, gelu: bool) -> Tensor:
+    """Convolution, layer normalisation over channels, GELU; arguments as in `hf_audio_mamba.ops.conv_norm`."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), conv.weight, conv.bias, conv.stride, conv.padding).permute(0, 2, 3, 1)
+    y = F.layer_norm(y, y.shape[-1:], norm.weight, norm.bias, norm.epsilon)
+    return F.gelu(y) if gelu else y

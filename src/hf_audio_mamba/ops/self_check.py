@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hf_audio_mamba.ops import reference
 from hf_audio_mamba.ops.mixer_weights import MixerWeights, Norm
+from hf_audio_mamba.ops.token_weights import ConvWeights, LinearWeights, NormWeights
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest error over largest value. Sound kernels stay below 1e-5, a wrong one is far above."""
@@ -33,7 +34,9 @@ def problem(operation: str, candidate: Callable[..., Any], variant: tuple[int, .
             needs_backward); for `"conv"`: (width, has_bias, reverse, needs_backward). For `"state_update"`:
             (state size, groups, dt_softplus, gated, False); for `"conv_update"`: (width, has_bias, False); for
             `"mixer_step"`: (width, state size, has_norm, False); for `"stack_step"`: (width, state size, False); for
-            `"few_rows_linear"`: (has_bias, False); for `"cross_scan"`: (rank, dt_softplus, False).
+            `"few_rows_linear"`: (has_bias, False); for `"cross_scan"`: (rank, dt_softplus, False); for
+            `"token_layers"`: (has_norm, has_first, has_bias, has_skip, False); for `"conv_norm"`: (kernel, stride,
+            padding, gelu, False); for `"depthwise_conv"`: (has_bias, False).
         device: Where the candidate computes; the reference does on the CPU.
     """
     found: list[str | None] = []
@@ -150,6 +153,32 @@ def _cross_scan_arguments(rank: int, dt_softplus: int) -> tuple[list[Tensor | No
     return [draw(*cells, channels), dt, A, B, C, D, bias, weight], {"dt_softplus": bool(dt_softplus)}
 
 
+def _token_layers_arguments(has_norm: int, has_first: int, has_bias: int, has_skip: int) -> tuple[list[Any], Any]:
+    draw = _Draw()
+    # More tokens than a tile has, and a hidden layer wider than what is done at a time.
+    tokens, inputs, hidden, outputs = 75, 21, 101, 19
+    norm = NormWeights(draw(inputs), draw(inputs), 1e-5) if has_norm else None
+    first = LinearWeights(draw(hidden, inputs), draw(hidden)) if has_first else None
+    last = LinearWeights(draw(outputs, hidden if has_first else inputs), draw(outputs) if has_bias else None)
+    options = {"last": last, "norm": norm, "first": first, "skip": draw(tokens, outputs) if has_skip else None}
+    return [draw(tokens, inputs)], options
+
+
+def _conv_norm_arguments(kernel: int, stride: int, padding: int, gelu: int) -> tuple[list[Any], dict[str, Any]]:
+    draw = _Draw()
+    # Rows long enough for a vector of tokens, and more channels than fit into one.
+    channels, outputs = 18, 7
+    conv = ConvWeights(draw(outputs, channels, kernel, kernel), draw(outputs), stride, padding)
+    norm = NormWeights(draw(outputs), draw(outputs), 1e-5)
+    return [draw(BATCH, 2 * kernel, 18 * stride + kernel, channels), conv, norm], {"gelu": bool(gelu)}
+
+
+def _depthwise_conv_arguments(has_bias: int) -> tuple[list[Tensor | None], dict[str, Any]]:
+    draw = _Draw()
+    bias = draw(CHANNELS_PER_GROUP) if has_bias else None
+    return [draw(BATCH, 4, 5, CHANNELS_PER_GROUP), draw(CHANNELS_PER_GROUP, 1, 3, 3), bias], {}
+
+
 def _on_copies(states: int, function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
     """An update of its first arguments in place as a function from them to the output and the new states."""
 
@@ -170,17 +199,17 @@ class _Draw:
         return torch.randn(shape, generator=self._generator, device="cpu", dtype=torch.float32)
 
 
-def _results(function: Callable[..., Any], tensors: list[Tensor | None], device: str) -> list[Tensor]:
+def _results(function: Callable[..., Any], tensors: list[Any], device: str) -> list[Tensor]:
     """Outputs, then gradients of all inputs where gradients are enabled, computed on a device, on the CPU."""
     backward = torch.is_grad_enabled()
-    leaves = [None if t is None else t.detach().to(device).requires_grad_(backward) for t in tensors]
+    leaves = [t.detach().to(device).requires_grad_(backward) if isinstance(t, Tensor) else t for t in tensors]
     outputs = function(*leaves)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     if not backward:
         return [output.cpu() for output in outputs]
     # The cosine makes the incoming gradient differ from element to element.
     gradients = [torch.cos(torch.arange(o.numel(), dtype=o.dtype, device=device)).view_as(o) for o in outputs]
-    inputs = [leaf for leaf in leaves if leaf is not None]
+    inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     results = [*(o.detach() for o in outputs), *torch.autograd.grad(outputs, inputs, gradients)]
     return [result.cpu() for result in results]
 
@@ -193,6 +222,9 @@ CHECKS: dict[str, tuple[Callable[..., Any], Callable[..., Any], int]] = {
     "mixer_step": (_mixer_step_arguments, reference.mixer_step, 2),
     "stack_step": (_stack_step_arguments, reference.stack_step, 4),
     "few_rows_linear": (_few_rows_linear_arguments, reference.few_rows_linear, 0),
+    "token_layers": (_token_layers_arguments, reference.token_layers, 0),
+    "depthwise_conv": (_depthwise_conv_arguments, reference.depthwise_conv2d_silu, 0),
+    "conv_norm": (_conv_norm_arguments, reference.conv_norm, 0),
     "cross_scan": (_cross_scan_arguments, reference.cross_scan_2d, 0),
 }
 """For each operation: a function from its variant to tensors and options, the truth, and how many first tensors it

@@ -26,7 +26,7 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("expand", "2"),
     ("gated", 1),
     ("conv_bias", "no"),
-    ("mlp_ratio", 0),
+    ("mlp_ratio", -1),
     ("mlp_ratio", 1e9),
     ("stem", "v3"),
     ("downsample", "v4"),

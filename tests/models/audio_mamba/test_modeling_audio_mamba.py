@@ -1,7 +1,9 @@
 """AudioMamba against its formulas, its parameter counts, its head and its options."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -45,12 +47,23 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The kernels of inference take maps as small as these on one thread alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_equals_the_formulas(options: dict[str, Any]) -> None:
+def test_equals_the_formulas(options: dict[str, Any], gradients: bool) -> None:
     config = tiny(**options)
     model = randomised(AudioMambaForAudioClassification(config))
     clips = torch.randn(2, config.window_frames, config.num_mel_bins, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         found = model(clips)
     # The windowed map is 12 x 12: windows of 6 x 6.
     expected = torch.stack([formulas.framewise(doubles(model), config, clip.double(), side=6) for clip in clips])
@@ -172,6 +185,41 @@ def test_tensors_are_named_as_in_vmamba() -> None:
     assert expected.items() <= shapes.items()
     # The list's 222 tensors but the two of its classification head, and the batch norm's two.
     assert len(shapes) == 222 - 2 + 2
+
+
+# --- adapters and hooks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_lora_adapters_take_part_in_inference_too() -> None:
+    names = ["in_proj", "out_proj", "fc1", "fc2"]
+    clips = torch.randn(2, 32, 8)
+    for name in names:
+        model = randomised(AudioMambaForAudioClassification(tiny()))
+        with torch.no_grad():
+            plain = model(clips).logits
+            adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=[name], r=2)).eval()
+            torch.testing.assert_close(adapted(clips).logits, plain, atol=1e-5, rtol=1e-5)
+            for tensor_name, tensor in adapted.named_parameters():
+                if "lora_B" in tensor_name:
+                    tensor.normal_()
+            assert not torch.allclose(adapted(clips).logits, plain, atol=1e-3), name
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    "name",
+    ["patch_embed.0", "patch_embed.4", "layers.0.downsample.3", "layers.0.blocks.0.norm2", "layers.0.blocks.0.op"],
+)
+def test_hooks_are_called_in_inference_too(name: str) -> None:
+    model = randomised(AudioMambaForAudioClassification(tiny()))
+    called = []
+    model.audio_mamba.get_submodule(name).register_forward_hook(lambda module, inputs, output: called.append(module))
+    clips = torch.randn(2, 32, 8)
+    with torch.no_grad():
+        model(clips)
+    assert len(called) == 1
 
 
 # --- what each option does --------------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def test_regression_stays_between_0_and_1_and_drops_inside_its_head() -> None:
     assert model.classifier.dense.out_features == 4
     head = model.classifier.train()
     torch.manual_seed(0)
-    embedding = torch.randn(1, 8)
+    embedding = torch.randn(64, 8)
     assert not torch.equal(head(embedding), head(embedding))
 
 

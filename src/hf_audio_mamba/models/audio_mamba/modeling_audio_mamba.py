@@ -26,6 +26,7 @@ from hf_audio_mamba.layers import (
     FeedForward,
     MapTransformer,
     WindowSize,
+    apply_linear,
     downsampling,
     patch_embedding,
     place_windows,
@@ -89,9 +90,9 @@ class AudioMambaBlock(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map `(batch, height, width, channels)` to the same shape."""
-        hidden_states = hidden_states + self.drop_path(self.op(self.norm(hidden_states)))
+        hidden_states = self.drop_path.residual(hidden_states, self.op, self.norm)
         if self.has_mlp:
-            hidden_states = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+            hidden_states = self.drop_path.residual(hidden_states, self.mlp, self.norm2)
         mapped: torch.Tensor = self.transformer(hidden_states)
         return mapped
 
@@ -267,7 +268,7 @@ class TokenSemanticHead(nn.Conv2d):
         """Map `(batch, steps, rows, hidden_size)` to `(batch, steps, labels)`."""
         # One product over all that a step sees: torch's convolution is slow on so low a map of so many channels.
         seen = F.pad(features, (0, 0, 0, 0, 1, 1)).unfold(1, 3, 1)
-        return F.linear(seen.transpose(2, 3).flatten(2), self.weight.flatten(1), self.bias)
+        return apply_linear(seen.transpose(2, 3).flatten(2), self.weight.flatten(1), self.bias)
 
 
 class LinearHead(nn.Linear):
