@@ -67,19 +67,20 @@ def cross_scan_2d(
         if backends.choose(backend, x.device.type, x.dtype, "cross_scan", (rank, dt_softplus, False)) == "numba":
             scan = backends.cross_scan_function("numba")
             return scan(x, dt, A, B, C, D, dt_bias, dt_weight, dt_softplus=dt_softplus)
-    if dt_weight is not None:
-        dt = _time_steps(dt, dt_weight)
     batch, height, width, channels = x.shape
     frames = x.reshape(batch, height * width, channels)
     columns = column_order(height, width, x.device)
+    # unbind, not indexing: the backward of an index fills a tensor for all routes with zeros, once a route.
+    steps = dt.flatten(1, 2).unbind(2) if dt_weight is None else _time_steps(dt, dt_weight)
+    B_routes, C_routes = (tensor.flatten(1, 2).unbind(2) for tensor in (B, C))
     total: Tensor | None = None
     for route in range(ROUTES):
         y = selective_scan(
             frames,
-            dt[..., route, :].flatten(1, 2),
+            steps[route],
             A[route],
-            B[..., route, :].flatten(1, 2),
-            C[..., route, :].flatten(1, 2),
+            B_routes[route],
+            C_routes[route],
             None if D is None else D[route],
             dt_bias=None if dt_bias is None else dt_bias[route],
             dt_softplus=dt_softplus,
@@ -92,10 +93,10 @@ def cross_scan_2d(
     return total.view(x.shape)
 
 
-def _time_steps(dt: Tensor, dt_weight: Tensor) -> Tensor:
-    """The product of both factors, `(batch, height, width, 4, channels)`."""
+def _time_steps(dt: Tensor, dt_weight: Tensor) -> tuple[Tensor, ...]:
+    """The product of both factors for each route, `(batch, height * width, channels)`."""
     steps = torch.bmm(dt.flatten(0, 2).transpose(0, 1), dt_weight.transpose(1, 2).to(dt.dtype))
-    return steps.transpose(0, 1).view(*dt.shape[:4], -1)
+    return steps.view(ROUTES, dt.shape[0], -1, dt_weight.shape[1]).unbind(0)
 
 
 def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
