@@ -67,15 +67,15 @@ def cross_scan_2d(
         if backends.choose(backend, x.device.type, x.dtype, "cross_scan", (rank, dt_softplus, False)) == "numba":
             scan = backends.cross_scan_function("numba")
             return scan(x, dt, A, B, C, D, dt_bias, dt_weight, dt_softplus=dt_softplus)
-    if dt_weight is not None:
-        dt = _time_steps(dt, dt_weight)
     batch, height, width, channels = x.shape
     frames = x.reshape(batch, height * width, channels)
     columns = column_order(height, width, x.device)
-    total: Tensor | None = None
     # unbind, not indexing: the backward of an index fills the whole tensor with zeros once a route.
-    sequences = zip(*(cells.flatten(1, 2).unbind(2) for cells in (dt, B, C)), strict=True)
+    steps = dt.flatten(1, 2).unbind(2) if dt_weight is None else _time_steps(dt, dt_weight)
+    projections = (tensor.flatten(1, 2).unbind(2) for tensor in (B, C))
+    sequences = zip(steps, *projections, strict=True)
     parameters = zip(*(_each(parameter) for parameter in (A, D, dt_bias)), strict=True)
+    total: Tensor | None = None
     for route, ((dt_k, B_k, C_k), (A_k, D_k, bias_k)) in enumerate(zip(sequences, parameters, strict=True)):
         y = selective_scan(
             frames,
@@ -101,10 +101,10 @@ def _each(parameter: Tensor | None) -> tuple[Tensor | None, ...]:
     return (None,) * ROUTES if parameter is None else parameter.unbind(0)
 
 
-def _time_steps(dt: Tensor, dt_weight: Tensor) -> Tensor:
-    """The product of both factors, `(batch, height, width, 4, channels)`."""
+def _time_steps(dt: Tensor, dt_weight: Tensor) -> tuple[Tensor, ...]:
+    """The product of both factors for each route, `(batch, height * width, channels)`."""
     steps = torch.bmm(dt.flatten(0, 2).transpose(0, 1), dt_weight.transpose(1, 2).to(dt.dtype))
-    return steps.transpose(0, 1).view(*dt.shape[:4], -1)
+    return steps.view(ROUTES, dt.shape[0], -1, dt_weight.shape[1]).unbind(0)
 
 
 def _is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
