@@ -2,8 +2,9 @@
 
 MidiTok describes its token sequences by a graph of types (a pitch is followed by a velocity, that by a duration, ...)
 and counts as errors what breaks it, positions that do not move forward within a bar and, where its configuration
-removes duplicated notes, a pitch that begins twice at once (`MusicTokenizer.tokens_errors`). A token of byte pair
-encoding joins several of these steps, and all of them have to be right.
+removes duplicated notes, a pitch that begins twice at once (`MusicTokenizer.tokens_errors`). Three rules more keep what
+no music has: a piece begins with a bar, positions stay within their bar, time signatures stand at its beginning. A token
+of byte pair encoding joins several of these steps, and all of them have to be right.
 
 What may follow depends on the type of the last base token and on the position in the bar. Both are looked up in tables
 made once, so that a step costs microseconds whatever the vocabulary.
@@ -41,12 +42,14 @@ class GrammarState(NamedTuple):
     Attributes:
         last_type: Type of the last base token, `BOS` at the beginning.
         position: Position in the bar, or `BEFORE_FIRST`.
+        bar_length: Positions of a bar at the last time signature.
         program: The last program.
         begun: Notes that begin at this moment; kept only where none may begin twice.
     """
 
     last_type: str
     position: int
+    bar_length: int
     program: int
     begun: frozenset[Note]
 
@@ -59,7 +62,9 @@ class _Effect:
     last_type: str = ""
     is_valid: bool = True
     first_position: int = _ANYWHERE
+    farthest_position: int = BEFORE_FIRST
     position: int | None = None
+    bar_length: int | None = None
     program: int | None = None
     begins_first: list[Note] = field(default_factory=list)
     begins_last: list[Note] = field(default_factory=list)
@@ -91,6 +96,7 @@ class MidiGrammar:
             raise UsageError(
                 "the tokenizer has pitch intervals and removes duplicated notes; generate without the grammar"
             )
+        self._positions_per_beat = int(miditok.config.max_num_pos_per_beat)
         self._graph = self._next_types(miditok)
         self._effects = [self._effect(tokens) for tokens in self._tokens]
         self._end_id: int | None = miditok.vocab.get("EOS_None") if allow_end else None
@@ -100,13 +106,15 @@ class MidiGrammar:
         # A rest may have crossed a bar line, so the position after it is free.
         free = [_ANYWHERE if effect.first_type == "Position" else effect.first_position for effect in self._effects]
         self._after_rest = self._banned_at_positions(free)
+        self._farthest = torch.tensor([effect.farthest_position for effect in self._effects])
+        self._banned_by_bar_length: dict[int, Tensor] = {}
         self._banned_by_note: dict[tuple[Note, int], Tensor] = {}
         self._check_dead_ends()
 
     @property
     def start(self) -> GrammarState:
         """The state before the first token."""
-        return GrammarState(START, BEFORE_FIRST, 0, frozenset())
+        return GrammarState(START, BEFORE_FIRST, 4 * self._positions_per_beat, 0, frozenset())
 
     def advance(self, state: GrammarState, ids: Sequence[int]) -> GrammarState:
         """The state after some more tokens, whether the grammar would have let them through or not.
@@ -121,12 +129,13 @@ class MidiGrammar:
                 state = self.start if effect.last_type == START else state
                 continue
             position = state.position if effect.position is None else effect.position
+            bar_length = state.bar_length if effect.bar_length is None else effect.bar_length
             program = state.program if effect.program is None else effect.program
             begun = state.begun
             if self._removes_duplicates:
                 before = frozenset() if effect.has_new_onset else begun
                 begun = before | {self._with_program(note, state.program) for note in effect.begins_last}
-            state = GrammarState(effect.last_type, position, program, begun)
+            state = GrammarState(effect.last_type, position, bar_length, program, begun)
         return state
 
     def may_move_on(self, state: GrammarState) -> bool:
@@ -143,7 +152,7 @@ class MidiGrammar:
         # Attribute controls come before music and are in no graph.
         by_type = self._by_type.get(state.last_type, self._by_type[START])
         by_position = self._after_rest if state.last_type == "Rest" else self._by_position
-        banned = by_type | by_position[state.position + 1]
+        banned = by_type | by_position[state.position + 1] | self._banned_in_bar(state.bar_length)
         for note in state.begun:
             banned = banned | self._banned_after_note(note, state.program)
         return banned
@@ -157,6 +166,8 @@ class MidiGrammar:
         }
         # The graph lets anything follow BOS, even half a note.
         if "Bar" in graph:
+            # The graph also lets a time signature cut a bar short that has begun, and time run backwards.
+            graph = {name: types if name == "Bar" else types - {"TimeSig"} for name, types in graph.items()}
             first = {"Bar"} | ({"Rest"} & graph.keys()) | ({"Program"} if miditok.config.program_changes else set())
         else:
             first = {"TimeShift"} | graph.get("TimeShift", frozenset())
@@ -177,6 +188,8 @@ class MidiGrammar:
                 self._move(effect, int(token_value(token)))
             elif name in NEW_ONSET:
                 self._begin_onset(effect)
+            elif name == "TimeSig":
+                effect.bar_length = int(token_value(token).partition("/")[0]) * self._positions_per_beat
             elif name == "Program":
                 effect.program = int(token_value(token))
             elif name in PITCHES:
@@ -190,6 +203,10 @@ class MidiGrammar:
                 effect.first_position = position
             elif position <= effect.position:
                 effect.is_valid = False
+        if effect.bar_length is None:
+            effect.farthest_position = max(effect.farthest_position, position)
+        elif position >= effect.bar_length:
+            effect.is_valid = False
         effect.position = position
         self._begin_onset(effect)
 
@@ -217,6 +234,12 @@ class MidiGrammar:
         reached = [effect.position for effect in self._effects if effect.position is not None]
         positions = torch.arange(BEFORE_FIRST, max(reached, default=BEFORE_FIRST) + 1)
         return torch.tensor(first_positions) <= positions[:, None]
+
+    def _banned_in_bar(self, length: int) -> Tensor:
+        """Bool `(V,)`: tokens that reach past the end of a bar of so many positions."""
+        if length not in self._banned_by_bar_length:
+            self._banned_by_bar_length[length] = self._farthest >= length
+        return self._banned_by_bar_length[length]
 
     def _banned_after_note(self, note: Note, program: int) -> Tensor:
         """Bool `(V,)`: tokens that begin this note again before time moves, where `program` holds."""
