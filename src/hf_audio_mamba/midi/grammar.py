@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from hf_audio_mamba.errors import UsageError
-from hf_audio_mamba.midi.base_tokens import BaseTokens, base_tokens_of_ids, token_type, token_value
+from hf_audio_mamba.midi.vocabulary import split_name, token_names
 
 NEW_ONSET = ("Position", "TimeShift", "Rest")
 """Types after which a pitch may begin again, besides a new bar."""
@@ -89,8 +89,8 @@ class MidiGrammar:
     """
 
     def __init__(self, miditok: Any, *, allow_end: bool = False) -> None:
-        self._tokens = base_tokens_of_ids(miditok)
-        self._special = frozenset(token_type(token) for token in miditok.special_tokens)
+        self._tokens = token_names(miditok)
+        self._special = frozenset(split_name(token)[0] for token in miditok.special_tokens)
         self._removes_duplicates = bool(miditok.config.remove_duplicated_notes)
         if self._removes_duplicates and miditok.config.use_pitch_intervals:
             raise UsageError(
@@ -173,27 +173,27 @@ class MidiGrammar:
             first = {"TimeShift"} | graph.get("TimeShift", frozenset())
         return {**graph, START: frozenset(first)}
 
-    def _effect(self, tokens: BaseTokens) -> _Effect:
+    def _effect(self, tokens: Sequence[str]) -> _Effect:
         if not tokens:  # training adds an id for the space between words, which is no music
             return _Effect(first_type="", is_valid=False)
-        effect = _Effect(token_type(tokens[0]))
+        effect = _Effect(split_name(tokens[0])[0])
         for token in tokens:
-            name = token_type(token)
+            name, value = split_name(token)
             if effect.last_type and name not in self._graph.get(effect.last_type, ()):
                 effect.is_valid = False
             if token == BAR:
                 self._begin_onset(effect)
                 effect.position = BEFORE_FIRST
             elif name == "Position":
-                self._move(effect, int(token_value(token)))
+                self._move(effect, int(value))
             elif name in NEW_ONSET:
                 self._begin_onset(effect)
             elif name == "TimeSig":
-                effect.bar_length = int(token_value(token).partition("/")[0]) * self._positions_per_beat
+                effect.bar_length = int(value.partition("/")[0]) * self._positions_per_beat
             elif name == "Program":
-                effect.program = int(token_value(token))
+                effect.program = int(value)
             elif name in PITCHES:
-                self._begin_note(effect, (effect.program, int(token_value(token))))
+                self._begin_note(effect, (effect.program, int(value)))
             effect.last_type = name
         return effect
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from hf_audio_mamba.errors import UsageError
-from hf_audio_mamba.midi.base_tokens import token_type, token_value
+from hf_audio_mamba.midi.vocabulary import split_name
 
-READABLE = ("REMI", "TSD")
+READABLE = ("REMI", "TSD", "Structured")
 """Tokenizers of MidiTok whose tokens can be read one by one."""
 
 
@@ -54,7 +54,7 @@ class NoteReader:
     """Keeps the time and the unfinished note of one sequence.
 
     Args:
-        miditok: MidiTok tokenizer, REMI or TSD, with all tracks in one sequence or one track alone.
+        miditok: MidiTok tokenizer, one of `READABLE`, with all tracks in one sequence or one track alone.
 
     Attributes:
         tick: The time reached, in ticks of `miditok.time_division` per quarter note.
@@ -67,7 +67,7 @@ class NoteReader:
     def __init__(self, miditok: Any) -> None:
         name = type(miditok).__name__
         if name not in READABLE:
-            raise UsageError(f"music is generated with the tokenizers {' and '.join(READABLE)}, not with {name}")
+            raise UsageError(f"music is generated with the tokenizers {', '.join(READABLE)}, not with {name}")
         self._miditok = miditok
         self._in_bars = name == "REMI"
         self._counted_as_notes = _EVENTS_IN_BARS if self._in_bars else _EVENTS
@@ -105,7 +105,7 @@ class NoteReader:
         Returns:
             The note that it completes, if any.
         """
-        name, value = token_type(token), token_value(token)
+        name, value = split_name(token)
         unfinished, self._unfinished = self._unfinished, None
         if name in _PITCHES:
             return self._read_pitch(name, int(value))
