@@ -71,12 +71,15 @@ class MidiGenerator:
         self._model, self._tokenizer = model, tokenizer
         self._tables: dict[bool, TokenTables] = {}
 
-    def generate(self, prompts: "Sequence[Prompt]", options: GenerationOptions) -> list[list[Continuation]]:
+    def generate(
+        self, prompts: "Sequence[Prompt]", options: GenerationOptions, *, first: int = 0
+    ) -> list[list[Continuation]]:
         """Continue prompts, all at once.
 
         Args:
             prompts: Each a path of a MIDI file, what it holds, a score, token ids, or None to begin with nothing.
             options: Length, sampling, number of continuations.
+            first: Number of the first prompt; seeds count from it, so prompts can be given in several calls.
 
         Returns:
             `num_continuations` continuations for each prompt.
@@ -88,7 +91,7 @@ class MidiGenerator:
         """
         if not options.has_length:
             raise UsageError("say how long the continuation shall be: seconds, notes or max_new_tokens")
-        pieces = self._begin(prompts, options)
+        pieces = self._begin(prompts, options, first)
         for _ in self._grow(pieces, options):
             pass
         found = [self._finished(piece) for piece in pieces]
@@ -116,16 +119,16 @@ class MidiGenerator:
         """
         if options.num_continuations != 1:
             raise UsageError("a stream is one continuation; use num_continuations=1 and another seed for each stream")
-        pieces = self._begin([prompt], options, keeps_tokens=False)
+        pieces = self._begin([prompt], options, 0, keeps_tokens=False)
         return (note for _, notes in self._grow(pieces, options) for note in notes)
 
     def _begin(
-        self, prompts: "Sequence[Prompt]", options: GenerationOptions, *, keeps_tokens: bool = True
+        self, prompts: "Sequence[Prompt]", options: GenerationOptions, first: int, *, keeps_tokens: bool = True
     ) -> list[GrowingPiece]:
         tables = self._tables_for(options)
         limit = CausalDecoder(self._model).max_length
         pieces = []
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(prompts, start=first):
             ids = self._prompt_ids(prompt, options, tables)
             if limit is not None and len(ids) >= limit:
                 raise UsageError(
