@@ -29,7 +29,9 @@ class CausalDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         if model.training:
-            raise UsageError("the model is in training mode and would drop parts of itself at random; call model.eval()")
+            raise UsageError(
+                "the model is in training mode and would drop parts of itself at random; call model.eval()"
+            )
         arguments = inspect.signature(model.forward).parameters
         self._model = model
         self._cache_name = next((name for name in _CACHES if name in arguments), None)

@@ -1,8 +1,9 @@
 """Music that goes on from a prompt: whole continuations as scores, or note by note while they are made."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from hf_audio_mamba.midi.tokenizer import MidiTokenizer
 
-Prompt = "str | os.PathLike[str] | bytes | Score | Sequence[int] | None"
+Prompt: TypeAlias = "str | os.PathLike[str] | bytes | Score | Sequence[int] | None"
 
 MAX_PADDING = 128
 """A vocabulary may be padded to a multiple of at most this."""
@@ -63,16 +64,14 @@ class MidiGenerator:
                 f"the model has {size} token embeddings but the tokenizer {wanted} ids: they do not belong together. "
                 "Load both from one folder."
             )
-        try:
+        with contextlib.suppress(UnsupportedModelError):  # no Mamba, or one that has been changed: it runs as it is
             use_fast_mamba(model)
-        except UnsupportedModelError:
-            pass  # no Mamba, or one that has been changed: it runs as it is
         NoteReader(tokenizer.miditok)  # says which tokenizations can be read
         self._model, self._tokenizer = model, tokenizer
         self._tables: dict[bool, TokenTables] = {}
 
     def generate(
-        self, prompts: "Sequence[Prompt]", options: GenerationOptions, *, first: int = 0
+        self, prompts: Sequence[Prompt], options: GenerationOptions, *, first: int = 0
     ) -> list[list[Continuation]]:
         """Continue prompts, all at once.
 
@@ -98,7 +97,7 @@ class MidiGenerator:
         count = options.num_continuations
         return [found[start : start + count] for start in range(0, len(found), count)]
 
-    def stream(self, prompt: "Prompt", options: GenerationOptions) -> Iterator[TimedNote]:
+    def stream(self, prompt: Prompt, options: GenerationOptions) -> Iterator[TimedNote]:
         """Continue a prompt note by note.
 
         Each note comes as soon as its last token is drawn; the model works on when the next one is asked for. Nothing
@@ -123,7 +122,7 @@ class MidiGenerator:
         return (note for _, notes in self._grow(pieces, options) for note in notes)
 
     def _begin(
-        self, prompts: "Sequence[Prompt]", options: GenerationOptions, first: int, *, keeps_tokens: bool = True
+        self, prompts: Sequence[Prompt], options: GenerationOptions, first: int, *, keeps_tokens: bool = True
     ) -> list[GrowingPiece]:
         tables = self._tables_for(options)
         limit = CausalDecoder(self._model).max_length
@@ -183,7 +182,9 @@ class MidiGenerator:
             ids = [int(index) for index in prompt]
             wrong = [index for index in ids if not 0 <= index < len(tokenizer.base_names)]
             if wrong:
-                raise MidiError(f"the prompt has the token id {wrong[0]}, but the tokenizer {len(tokenizer.base_names)}")
+                raise MidiError(
+                    f"the prompt has the token id {wrong[0]}, but the tokenizer {len(tokenizer.base_names)}"
+                )
         ids = [index for index in ids if index not in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
         within = ""
         if options.prompt_seconds is not None:

@@ -2,9 +2,9 @@
 
 MidiTok describes its token sequences by a graph of types (a pitch is followed by a velocity, that by a duration, ...)
 and counts as errors what breaks it, positions that do not move forward within a bar and, where its configuration
-removes duplicated notes, a pitch that begins twice at once (`MusicTokenizer.tokens_errors`). Three rules more keep what
-no music has: a piece begins with a bar, positions stay within their bar, time signatures stand at its beginning. A token
-of byte pair encoding joins several of these steps, and all of them have to be right.
+removes duplicated notes, a pitch that begins twice at once (`MusicTokenizer.tokens_errors`). Three rules more keep time
+running forwards: a piece begins with a bar, positions stay within their bar, time signatures stand at its beginning. A
+token of byte pair encoding joins several of these steps, and all of them have to be right.
 
 What may follow depends on the type of the last base token and on the position in the bar. Both are looked up in tables
 made once, so that a step costs microseconds whatever the vocabulary.

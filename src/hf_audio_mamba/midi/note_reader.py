@@ -69,6 +69,7 @@ class NoteReader:
         if name not in READABLE:
             raise UsageError(f"music is generated with the tokenizers {', '.join(READABLE)}, not with {name}")
         self._miditok = miditok
+        self._ticks_per_quarter = int(miditok.time_division)
         self._in_bars = name == "REMI"
         self._counted_as_notes = _EVENTS_IN_BARS if self._in_bars else _EVENTS
         self._bar = _Bar(miditok, 4, 4)
@@ -202,4 +203,4 @@ class NoteReader:
         self._quarters_per_minute = float(value)
 
     def _to_seconds(self, ticks: int) -> float:
-        return ticks / self._miditok.time_division * 60.0 / self._quarters_per_minute
+        return ticks / self._ticks_per_quarter * 60.0 / self._quarters_per_minute

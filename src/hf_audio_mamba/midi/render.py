@@ -4,7 +4,7 @@ import importlib.util
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,21 +58,12 @@ def render_score(
         MissingExtraError: If symusic, or without `soundfont` pretty_midi, is not installed.
         UsageError: If the soundfont cannot be read, or the sampling rate is out of range.
     """
-    lowest, highest = SAMPLING_RATES
-    if not lowest <= sampling_rate <= highest:
-        raise UsageError(f"sampling_rate must be from {lowest} to {highest} Hz, not {sampling_rate}")
-    path = default_soundfont() if soundfont is None else Path(soundfont)
-    symusic = require("symusic", extra="midi", purpose="rendering music")
+    synthesizer = _synthesizer(soundfont, sampling_rate)
     in_seconds = score.to("second")
     if in_seconds.note_num() == 0:
         return np.zeros((2, 0), dtype=np.float32)
     if in_seconds.end() > MAX_SECONDS:
         raise MidiError(f"the score lasts {in_seconds.end():.0f} s; at most {MAX_SECONDS:.0f} s are rendered. Cut it.")
-    try:
-        synthesizer = symusic.Synthesizer(str(path), sampling_rate, 0)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"the soundfont {path} cannot be read: {reason}. Name a SoundFont 2 file (.sf2).") from error
     samples = np.ascontiguousarray(synthesizer.render(in_seconds, True), dtype=np.float32)
     peak = float(np.abs(samples).max(initial=0.0))
     return samples * np.float32(PEAK / peak) if peak > 0 else samples
@@ -99,3 +90,21 @@ def save_audio(
     content = io.BytesIO()
     soundfile.write(content, samples.T, sampling_rate, format="WAV", subtype="PCM_16")
     return write_whole(path, content.getvalue())
+
+
+def check_sound(soundfont: str | os.PathLike[str] | None, sampling_rate: int) -> None:
+    """Make sure, before music is made, that it can be played; errors are those of `render_score`."""
+    _synthesizer(soundfont, sampling_rate)
+
+
+def _synthesizer(soundfont: str | os.PathLike[str] | None, sampling_rate: int) -> Any:
+    lowest, highest = SAMPLING_RATES
+    if not lowest <= sampling_rate <= highest:
+        raise UsageError(f"sampling_rate must be from {lowest} to {highest} Hz, not {sampling_rate}")
+    path = default_soundfont() if soundfont is None else Path(soundfont)
+    symusic = require("symusic", extra="midi", purpose="rendering music")
+    try:
+        return symusic.Synthesizer(str(path), sampling_rate, 0)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the soundfont {path} cannot be read: {reason}. Name a SoundFont 2 file (.sf2).") from error

@@ -1,8 +1,8 @@
 """Make the stock `pipeline("audio-classification")` build our pipeline for our models, and for no others.
 
-`pipeline("midi-generation")` is a task of our own and needs no more than an entry. For the other one transformers has no public way to add a pipeline for one model type: a registry entry belongs to a task. So the entry's
+transformers has no public way to add a pipeline for one model type: a registry entry belongs to a task. So the entry's
 factory is replaced by one that looks at the model first and hands every model that is not ours to the factory that
-stood there before.
+stood there before. `pipeline("midi-generation")` is a task of our own and needs no more than an entry.
 """
 
 import pkgutil
@@ -45,10 +45,10 @@ class AudioClassificationFactory:
 
 
 def register_pipelines() -> None:
-    """Let `transformers.pipeline("audio-classification", model=...)` serve this package's models, and add a task for MIDI.
+    """Let `transformers.pipeline("audio-classification", model=...)` serve this package's models; add the MIDI task.
 
-    Cheap: it imports `transformers.pipelines`, swaps one registry entry and adds one. Calling it again changes nothing. Models
-    of other packages keep the pipeline, the results and the errors that they had.
+    Cheap: it imports `transformers.pipelines`, swaps one registry entry and adds one. Calling it again changes nothing.
+    Models of other packages keep the pipeline, the results and the errors that they had.
     """
     from transformers.pipelines import PIPELINE_REGISTRY
 
