@@ -1,6 +1,7 @@
 """Prompts and single tokens through a causal language model, whatever it keeps of the past."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,7 +102,7 @@ class CausalDecoder:
         if self._cache_name is not None:
             self._cache = getattr(output, self._cache_name)
         logits: Tensor = output.logits[:, -1].float().cpu()
-        if not bool(logits.isfinite().all()):
+        if not math.isfinite(float(logits.sum())):
             raise CheckpointError(
                 f"the model {self._model.name_or_path!r} gives NaN or infinite scores: its weights are damaged, or "
                 f"{self._model.dtype} is too small for it; check them or use dtype=float32"

@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor
 
@@ -30,7 +32,12 @@ BAR = "Bar_None"
 START = "BOS"
 BEFORE_FIRST = -1
 """The position in the bar before any `Position` token of it."""
+MAX_KEPT_MASKS = 2048
+"""States whose masks are kept, of one byte for each id; a tokenizer with one time signature has some hundreds."""
 _ANYWHERE = 1 << 30
+
+# Masks are numpy's, whose small operations take a fraction of torch's time.
+Mask = NDArray[np.bool_]
 
 Note = tuple[int | None, int]
 """Program (None: the one that holds) and pitch."""
@@ -106,9 +113,9 @@ class MidiGrammar:
         # A rest may have crossed a bar line, so the position after it is free.
         free = [_ANYWHERE if effect.first_type == "Position" else effect.first_position for effect in self._effects]
         self._after_rest = self._banned_at_positions(free)
-        self._farthest = torch.tensor([effect.farthest_position for effect in self._effects])
-        self._banned_by_bar_length: dict[int, Tensor] = {}
-        self._banned_by_note: dict[tuple[Note, int], Tensor] = {}
+        self._farthest = np.array([effect.farthest_position for effect in self._effects])
+        self._banned_at_states: dict[tuple[str, int, int], Mask] = {}
+        self._note_rows, self._banned_by_note = self._notes_begun_first()
         self._check_dead_ends()
 
     @property
@@ -143,18 +150,16 @@ class MidiGrammar:
         following = self._graph.get(state.last_type, self._graph[START])
         return state.last_type == START or not following.isdisjoint(MOVING_ON)
 
-    def banned(self, state: GrammarState) -> Tensor:
+    def banned(self, state: GrammarState) -> Mask:
         """The ids that may not follow a state.
 
         Returns:
             Bool `(V,)`, True where an id is banned; not to be written to.
         """
-        # Attribute controls come before music and are in no graph.
-        by_type = self._by_type.get(state.last_type, self._by_type[START])
-        by_position = self._after_rest if state.last_type == "Rest" else self._by_position
-        banned = by_type | by_position[state.position + 1] | self._banned_in_bar(state.bar_length)
-        for note in state.begun:
-            banned = banned | self._banned_after_note(note, state.program)
+        banned = self._banned_at(state.last_type, state.position, state.bar_length)
+        rows = self._rows_of(state) if state.begun else []
+        if rows:
+            banned = banned | self._banned_by_note[rows].any(axis=0)
         return banned
 
     def _next_types(self, miditok: Any) -> Mapping[str, frozenset[str]]:
@@ -221,37 +226,50 @@ class MidiGrammar:
             effect.begins_first.append(note)
         effect.begins_last.append(note)
 
-    def _banned_after_type(self, name: str) -> Tensor:
+    def _banned_after_type(self, name: str) -> Mask:
         """Bool `(V,)`: what a type bans."""
         following = self._graph[name]
         allowed = [effect.is_valid and effect.first_type in following for effect in self._effects]
         if self._end_id is not None and name != START and not following.isdisjoint(MOVING_ON):
             allowed[self._end_id] = True
-        return ~torch.tensor(allowed)
+        return ~np.array(allowed, dtype=np.bool_)
 
-    def _banned_at_positions(self, first_positions: Sequence[int]) -> Tensor:
+    def _banned_at_positions(self, first_positions: Sequence[int]) -> Mask:
         """Bool `(positions + 1, V)`: what each position bans, the first row for `BEFORE_FIRST`."""
         reached = [effect.position for effect in self._effects if effect.position is not None]
-        positions = torch.arange(BEFORE_FIRST, max(reached, default=BEFORE_FIRST) + 1)
-        return torch.tensor(first_positions) <= positions[:, None]
+        positions = np.arange(BEFORE_FIRST, max(reached, default=BEFORE_FIRST) + 1)
+        banned: Mask = np.array(first_positions) <= positions[:, None]
+        return banned
 
-    def _banned_in_bar(self, length: int) -> Tensor:
-        """Bool `(V,)`: tokens that reach past the end of a bar of so many positions."""
-        if length not in self._banned_by_bar_length:
-            self._banned_by_bar_length[length] = self._farthest >= length
-        return self._banned_by_bar_length[length]
+    def _banned_at(self, last_type: str, position: int, bar_length: int) -> Mask:
+        """Bool `(V,)`: what is banned whatever begins at this moment."""
+        key = (last_type, position, bar_length)
+        banned = self._banned_at_states.get(key)
+        if banned is None:
+            # Attribute controls come before music and are in no graph.
+            by_type = self._by_type.get(last_type, self._by_type[START])
+            by_position = self._after_rest if last_type == "Rest" else self._by_position
+            banned = by_type | by_position[position + 1] | (self._farthest >= bar_length)
+            if len(self._banned_at_states) < MAX_KEPT_MASKS:
+                self._banned_at_states[key] = banned
+        return banned
 
-    def _banned_after_note(self, note: Note, program: int) -> Tensor:
-        """Bool `(V,)`: tokens that begin this note again before time moves, where `program` holds."""
-        key = (note, program)
-        if key not in self._banned_by_note:
-            self._banned_by_note[key] = torch.tensor(
-                [
-                    any(self._with_program(begun, program) == note for begun in effect.begins_first)
-                    for effect in self._effects
-                ]
-            )
-        return self._banned_by_note[key]
+    def _notes_begun_first(self) -> tuple[dict[Note, int], Mask]:
+        """Each note's row in a bool tensor `(notes, V)`: tokens that begin it before time moves."""
+        rows: dict[Note, int] = {}
+        pairs = []
+        for index, effect in enumerate(self._effects):
+            for note in effect.begins_first:
+                pairs.append((rows.setdefault(note, len(rows)), index))
+        table = np.zeros((len(rows), len(self._effects)), dtype=np.bool_)
+        if pairs:
+            table[tuple(np.array(pairs).T)] = True
+        return rows, table
+
+    def _rows_of(self, state: GrammarState) -> list[int]:
+        """Rows of the notes that begin at this moment: as tokens name them, and where their program holds."""
+        names = [*state.begun, *((None, pitch) for program, pitch in state.begun if program == state.program)]
+        return [self._note_rows[name] for name in names if name in self._note_rows]
 
     def _with_program(self, note: Note, program: int) -> Note:
         return note if note[0] is not None else (program, note[1])
@@ -268,7 +286,7 @@ class MidiGrammar:
                 raise UsageError(f"the tokenizer has no token that may follow {name}; generate without the grammar")
 
     def _allowed_ids(self, name: str) -> list[int]:
-        indices: list[int] = (~self._by_type[name]).nonzero()[:, 0].tolist()
+        indices: list[int] = np.flatnonzero(~self._by_type[name]).tolist()
         return [index for index in indices if index != self._end_id]
 
 
@@ -310,7 +328,7 @@ class MidiGrammarLogitsProcessor(LogitsProcessor):
         return ban(scores, [self._grammar.banned(state) for state in self._states])
 
 
-def ban(scores: Tensor, banned: Sequence[Tensor]) -> Tensor:
+def ban(scores: Tensor, banned: Sequence[Mask]) -> Tensor:
     """Set scores of banned tokens to minus infinity.
 
     Args:
@@ -320,7 +338,7 @@ def ban(scores: Tensor, banned: Sequence[Tensor]) -> Tensor:
     Returns:
         New scores of the same shape.
     """
-    mask = (banned[0][None] if len(banned) == 1 else torch.stack(list(banned))).to(scores.device)
+    mask = torch.from_numpy(banned[0][None] if len(banned) == 1 else np.stack(banned)).to(scores.device)
     missing = scores.shape[1] - mask.shape[1]
     if missing > 0:
         mask = torch.nn.functional.pad(mask, (0, missing), value=True)

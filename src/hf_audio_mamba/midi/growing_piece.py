@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_audio_mamba.midi.generation_options import GenerationOptions
-from hf_audio_mamba.midi.grammar import MidiGrammar
+from hf_audio_mamba.midi.grammar import Mask, MidiGrammar
 from hf_audio_mamba.midi.note_reader import NoteReader, TimedNote
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class TokenTables(NamedTuple):
 
     tokenizer: "MidiTokenizer"
     grammar: MidiGrammar
-    unmusical: Tensor
+    unmusical: Mask
 
     @classmethod
     def of(cls, tokenizer: "MidiTokenizer", *, allow_end: bool) -> "TokenTables":
@@ -37,7 +38,7 @@ class TokenTables(NamedTuple):
         unmusical = [not names or names[0] in special for names in tokenizer.base_names]
         if allow_end:
             unmusical[tokenizer.eos_token_id] = False
-        return cls(tokenizer, MidiGrammar(tokenizer.miditok, allow_end=allow_end), torch.tensor(unmusical))
+        return cls(tokenizer, MidiGrammar(tokenizer.miditok, allow_end=allow_end), np.array(unmusical, dtype=np.bool_))
 
 
 class GrowingPiece:
@@ -90,7 +91,7 @@ class GrowingPiece:
             self._generator.manual_seed(options.seed + index)
 
     @property
-    def banned(self) -> Tensor:
+    def banned(self) -> Mask:
         """Bool `(V,)`: ids that may not come next."""
         return self._tables.grammar.banned(self._state) if self._obeys else self._tables.unmusical
 
