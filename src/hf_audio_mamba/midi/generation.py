@@ -249,5 +249,5 @@ def _draw(logits: Tensor, pieces: Sequence[GrowingPiece], warpers: LogitsProcess
         chosen: list[int] = scores.argmax(dim=-1).tolist()
         return chosen
     none = torch.empty(len(pieces), 0, dtype=torch.long)  # none of the warpers looks at what came before
-    probabilities = warpers(none, scores).softmax(dim=-1)
+    probabilities = warpers(none, scores).softmax(dim=-1).numpy()
     return [piece.draw(row) for piece, row in zip(pieces, probabilities, strict=True)]
