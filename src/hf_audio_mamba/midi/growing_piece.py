@@ -93,8 +93,8 @@ class GrowingPiece:
     def draw(self, probabilities: NDArray[np.float32]) -> int:
         """Draw the next token, from random numbers of this piece alone.
 
-        By the inverse of the cumulative distribution: `torch.multinomial` draws a number for each id and takes ten times
-        as long.
+        By the inverse of the cumulative distribution: `torch.multinomial` draws a number for each id and takes ten
+        times as long.
 
         Args:
             probabilities: `(vocabulary,)`, which need not sum to 1.
