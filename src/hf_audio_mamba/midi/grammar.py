@@ -30,6 +30,8 @@ MOVING_ON = frozenset(("Bar", "TimeShift"))
 PITCHES = ("Pitch", "PitchDrum", "NoteOn")
 BAR = "Bar_None"
 START = "BOS"
+SPACE = ""
+"""Type of the id that stands for no base token: training puts it where a word begins, in TSD at each bar line."""
 BEFORE_FIRST = -1
 """The position in the bar before any `Position` token of it."""
 MAX_KEPT_MASKS = 2048
@@ -52,6 +54,7 @@ class GrammarState(NamedTuple):
         bar_length: Positions of a bar at the last time signature.
         program: The last program.
         begun: Notes that begin at this moment; kept only where none may begin twice.
+        after_space: Whether the last token was a space between words, of which there are never two.
     """
 
     last_type: str
@@ -59,6 +62,7 @@ class GrammarState(NamedTuple):
     bar_length: int
     program: int
     begun: frozenset[Note]
+    after_space: bool = False
 
 
 @dataclass
@@ -106,6 +110,7 @@ class MidiGrammar:
         self._positions_per_beat = int(miditok.config.max_num_pos_per_beat)
         self._graph = self._next_types(miditok)
         self._effects = [self._effect(tokens) for tokens in self._tokens]
+        self._spaces: Mask = np.array([effect.first_type == SPACE for effect in self._effects])
         self._end_id: int | None = miditok.vocab.get("EOS_None") if allow_end else None
         self._by_type = {name: self._banned_after_type(name) for name in self._graph}
         first_positions = [effect.first_position for effect in self._effects]
@@ -132,7 +137,10 @@ class MidiGrammar:
         """
         for index in ids:
             effect = self._effects[index]
-            if not effect.last_type or effect.last_type in self._special:
+            if effect.first_type == SPACE:
+                state = state._replace(after_space=True)
+                continue
+            if effect.last_type in self._special:
                 state = self.start if effect.last_type == START else state
                 continue
             position = state.position if effect.position is None else effect.position
@@ -157,6 +165,8 @@ class MidiGrammar:
             Bool `(V,)`, True where an id is banned; not to be written to.
         """
         banned = self._banned_at(state.last_type, state.position, state.bar_length)
+        if state.after_space:
+            banned = banned | self._spaces
         rows = self._rows_of(state) if state.begun else []
         if rows:
             banned = banned | self._banned_by_note[rows].any(axis=0)
@@ -179,8 +189,8 @@ class MidiGrammar:
         return {**graph, START: frozenset(first)}
 
     def _effect(self, tokens: Sequence[str]) -> _Effect:
-        if not tokens:  # training adds an id for the space between words, which is no music
-            return _Effect(first_type="", is_valid=False)
+        if not tokens:
+            return _Effect(first_type=SPACE)
         effect = _Effect(split_name(tokens[0])[0])
         for token in tokens:
             name, value = split_name(token)
@@ -230,8 +240,10 @@ class MidiGrammar:
         """Bool `(V,)`: what a type bans."""
         following = self._graph[name]
         allowed = [effect.is_valid and effect.first_type in following for effect in self._effects]
-        if self._end_id is not None and name != START and not following.isdisjoint(MOVING_ON):
-            allowed[self._end_id] = True
+        if name == START or not following.isdisjoint(MOVING_ON):
+            allowed = [is_allowed or space for is_allowed, space in zip(allowed, self._spaces.tolist(), strict=True)]
+            if self._end_id is not None and name != START:
+                allowed[self._end_id] = True
         return ~np.array(allowed, dtype=np.bool_)
 
     def _banned_at_positions(self, first_positions: Sequence[int]) -> Mask:
@@ -287,7 +299,7 @@ class MidiGrammar:
 
     def _allowed_ids(self, name: str) -> list[int]:
         indices: list[int] = np.flatnonzero(~self._by_type[name]).tolist()
-        return [index for index in indices if index != self._end_id]
+        return [index for index in indices if index != self._end_id and not self._spaces[index]]
 
 
 class MidiGrammarLogitsProcessor(LogitsProcessor):

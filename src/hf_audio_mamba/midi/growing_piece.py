@@ -23,21 +23,21 @@ class TokenTables(NamedTuple):
     Attributes:
         tokenizer: The tokenizer.
         grammar: What may follow what.
-        unmusical: Bool `(V,)`: ids that stand for no note, time or change, which are never drawn.
+        special: Bool `(V,)`: special ids, which are never drawn.
     """
 
     tokenizer: "MidiTokenizer"
     grammar: MidiGrammar
-    unmusical: Mask
+    special: Mask
 
     @classmethod
     def of(cls, tokenizer: "MidiTokenizer", *, allow_end: bool) -> "TokenTables":
         """Make them, which takes milliseconds for each thousand ids."""
-        special = set(tokenizer.miditok.special_tokens)
-        unmusical = [not names or names[0] in special for names in tokenizer.base_names]
+        names_of_special = set(tokenizer.miditok.special_tokens)
+        special = [bool(names) and names[0] in names_of_special for names in tokenizer.base_names]
         if allow_end:
-            unmusical[tokenizer.eos_token_id] = False
-        return cls(tokenizer, MidiGrammar(tokenizer.miditok, allow_end=allow_end), np.array(unmusical, dtype=np.bool_))
+            special[tokenizer.eos_token_id] = False
+        return cls(tokenizer, MidiGrammar(tokenizer.miditok, allow_end=allow_end), np.array(special, dtype=np.bool_))
 
 
 class GrowingPiece:
@@ -88,7 +88,7 @@ class GrowingPiece:
     @property
     def banned(self) -> Mask:
         """Bool `(V,)`: ids that may not come next."""
-        return self._tables.grammar.banned(self._state) if self._obeys else self._tables.unmusical
+        return self._tables.grammar.banned(self._state) if self._obeys else self._tables.special
 
     def draw(self, probabilities: NDArray[np.float32]) -> int:
         """Draw the next token, from random numbers of this piece alone.

@@ -14,6 +14,8 @@ READABLE = ("REMI", "TSD", "Structured")
 """Tokenizers of MidiTok whose tokens can be read one by one."""
 
 
+NO_TIME = "0.0.1"
+"""The value by which Structured says that no time passes; no other tokenization has it."""
 _PITCHES = ("Pitch", "PitchDrum", "PitchIntervalTime", "PitchIntervalChord")
 # A rest begins where the last note ends, or one of these stands.
 _EVENTS_IN_BARS = ("Tempo", "KeySig")
@@ -178,7 +180,8 @@ class NoteReader:
         self.tick = self._bar_tick + int(value) * self._bar.ticks_per_position
 
     def _shift(self, value: str) -> None:
-        self.tick += self._ticks_of(value)
+        if value != NO_TIME:
+            self.tick += self._ticks_of(value)
 
     def _rest(self, value: str) -> None:
         self.tick = max(self._last_end, self.tick) + int(self._miditok._tpb_rests_to_ticks[self._beat][value])
