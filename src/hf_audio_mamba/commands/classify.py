@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     for result in classify_files(pipe, files, batch_size=options.batch_size, timed=timed):
         if isinstance(result, FailedFile):
             failures.append(result)
-            print(f"failed: {_printable(result.reason)}", file=sys.stderr)
+            print(f"failed: {printable(result.reason)}", file=sys.stderr)
             continue
         results.append(result)
         if table is not None:
@@ -163,7 +163,7 @@ class _Table:
     """Writes results to standard output as they come, a line for each label."""
 
     def __init__(self, files: Sequence[Path | FailedFile], labels: Iterable[str], options: argparse.Namespace) -> None:
-        names = [_printable(str(file)) for file in files if isinstance(file, Path)]
+        names = [printable(str(file)) for file in files if isinstance(file, Path)]
         self._columns = {"file": max(map(len, [*names, "file"])), "label": max(map(len, [*labels, "label"]))}
         if options.timestamps:
             self._columns = {"file": self._columns["file"], "seconds": len("1234.56-1234.56")} | self._columns
@@ -183,7 +183,7 @@ class _Table:
         sys.stdout.flush()
 
     def _write(self, cells: dict[str, str], score: str) -> None:
-        padded = [_printable(cells[name]).ljust(width) for name, width in self._columns.items()]
+        padded = [printable(cells[name]).ljust(width) for name, width in self._columns.items()]
         print("  ".join([*padded, score.rjust(7)]))
 
 
@@ -241,7 +241,7 @@ def _load_pipeline(options: argparse.Namespace) -> "AudioClassificationPipeline"
     # Whatever can be wrong with the options is said before a model is loaded.
     if options.chunk_length_s is not None:
         Chunking.from_arguments(options.chunk_length_s, options.stride_length_s)
-    device = _device(options.device)
+    device = usable_device(options.device)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     windows = {"chunk_length_s": options.chunk_length_s, "stride_length_s": options.stride_length_s}
@@ -249,7 +249,12 @@ def _load_pipeline(options: argparse.Namespace) -> "AudioClassificationPipeline"
     return AudioClassificationPipeline(model=model, feature_extractor=feature_extractor, device=device, **windows)
 
 
-def _device(name: str | None) -> str | None:
+def usable_device(name: str | None) -> str | None:
+    """Check the device of an option `--device`.
+
+    Raises:
+        UsageError: If it cannot be used.
+    """
     import torch
 
     if name is None:
@@ -272,7 +277,7 @@ def _plot_paths(files: Sequence[Path | FailedFile], folder: Path) -> dict[Path, 
         raise OutputError(f"--plot {folder} cannot be made: {error.strerror or error}") from error
     plots: dict[Path, Path] = {}
     for file in (file for file in files if isinstance(file, Path)):
-        stem = _printable(file.stem)
+        stem = printable(file.stem)
         names = (f"{stem}.png" if number == 1 else f"{stem}_{number}.png" for number in itertools.count(1))
         plots[file] = next(folder / name for name in names if folder / name not in plots.values())
     return plots
@@ -295,7 +300,7 @@ def _plot(result: ClassifiedFile, path: Path, sampling_rate: int) -> None:
         spectrogram.columns_per_second,
         segments or by_name(result.labels),
         path,
-        title=_printable(result.path.name),
+        title=printable(result.path.name),
         band_frequencies=spectrogram.band_frequencies,
     )
 
@@ -328,7 +333,7 @@ def _replace_file(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Escape what a terminal cannot show or would obey: bytes that are not UTF-8, control characters."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     encoding = sys.stdout.encoding or "utf-8"

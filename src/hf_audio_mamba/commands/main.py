@@ -12,6 +12,7 @@ from hf_audio_mamba.errors import HFAudioMambaError, UsageError
 VERBS = {
     "train": "train a classifier or regressor on audio, evaluate it, and write model, results and card",
     "classify": "classify audio files or folders with a trained model",
+    "generate": "continue MIDI with a trained model: files, piano rolls and audio",
     "convert": "turn published weights of AuM, Vision Mamba or VMamba into a model folder",
     "mix": "make multi-label clips with known answers by mixing single-label ones",
     "shards": "pack recordings into shards for training on a stream",

@@ -79,7 +79,7 @@ def load_classifier(
 
     folder = Path(path_or_repo)
     if not folder.is_dir():
-        folder = _download(str(path_or_repo), revision, token)
+        folder = download_snapshot(str(path_or_repo), revision, token)
     check_model_folder(folder)
     extractor = _load_feature_extractor(folder)
     try:
@@ -88,9 +88,9 @@ def load_classifier(
         )
     # Behind the checks above this is left to models that are not ours, whose classes may fail in any way.
     except Exception as error:
-        raise CheckpointError(f"{folder} cannot be loaded as an audio classifier: {_one_line(error)}") from error
+        raise CheckpointError(f"{folder} cannot be loaded as an audio classifier: {one_line(error)}") from error
     if info["missing_keys"]:
-        missing = _listed(sorted(info["missing_keys"]))
+        missing = listed(sorted(info["missing_keys"]))
         raise CheckpointError(f"{folder} lacks {missing}; it was not saved as an audio classifier")
     bands = getattr(model.config, "num_mel_bins", None)
     if model.config.model_type in MODEL_TYPES and extractor.feature_size != bands:
@@ -117,7 +117,7 @@ def _checked_config(folder: Path) -> "PreTrainedConfig":
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # The file may hold anything, and a configuration class may fail at it in any way.
     except Exception as error:
-        raise CheckpointError(f"{path} is not a usable configuration: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} is not a usable configuration: {one_line(error)}") from error
 
 
 def _check_label_maps(path: Path, content: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ def _check_tensors(folder: Path, config: "PreTrainedConfig", tensors: Mapping[st
         for floating, allowed in ((True, FLOAT_DTYPES), (False, COUNTER_DTYPES))
     )
     problems = [
-        f"{len(found)} {words}: {_listed(found)}"
+        f"{len(found)} {words}: {listed(found)}"
         for words, found in (
             ("missing", missing),
             ("unknown", extra),
@@ -184,7 +184,7 @@ def _expected_tensors(folder: Path, config: "PreTrainedConfig") -> dict[str, "to
             model = AutoModelForAudioClassification.from_config(config)
     # Transformers does not check the fields that it shares between all models, so building may fail at them.
     except Exception as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME} does not describe a model: {_one_line(error)}") from error
+        raise CheckpointError(f"{folder / CONFIG_NAME} does not describe a model: {one_line(error)}") from error
     body = model.base_model
     saved_without_head = config.architectures == [type(body).__name__]
     return dict((body if saved_without_head else model).state_dict())
@@ -201,10 +201,11 @@ def _load_feature_extractor(folder: Path) -> "FeatureExtractionMixin":
         return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     # As for the configuration: the file may hold anything.
     except Exception as error:
-        raise CheckpointError(f"{path} is not a usable feature extractor: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} is not a usable feature extractor: {one_line(error)}") from error
 
 
-def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
+def download_snapshot(repo_id: str, revision: str | None, token: str | None) -> Path:
+    """Download a repository's configuration and weights; arguments and errors are those of `load_classifier`."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -219,15 +220,17 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
     # ValueError: huggingface_hub has no base class for them.
     except Exception as error:
         raise HubError(
-            f"{repo_id!r} is no folder here, and the Hub did not give a repository of that name: {_one_line(error)}"
+            f"{repo_id!r} is no folder here, and the Hub did not give a repository of that name: {one_line(error)}"
         ) from error
     return Path(folder)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -203,6 +203,12 @@ def token_names(miditok: Any) -> list[tuple[str, ...]]:
     return names
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Type and value of a base token: `("Pitch", "60")` of `Pitch_60`."""
+    kind, _, value = name.partition("_")
+    return kind, value
+
+
 def merge_words(merges: Tokenizer | None, characters: Sequence[str], words: Sequence[Sequence[int]]) -> list[list[int]]:
     """Apply learned merges within each word of base ids.
 

@@ -2,7 +2,7 @@
 
 transformers has no public way to add a pipeline for one model type: a registry entry belongs to a task. So the entry's
 factory is replaced by one that looks at the model first and hands every model that is not ours to the factory that
-stood there before.
+stood there before. `pipeline("midi-generation")` is a task of our own and needs no more than an entry.
 """
 
 import pkgutil
@@ -11,6 +11,7 @@ from typing import Any
 from hf_audio_mamba.models import MODEL_TYPES
 
 TASK = "audio-classification"
+MIDI_TASK = "midi-generation"
 
 
 class AudioClassificationFactory:
@@ -44,10 +45,10 @@ class AudioClassificationFactory:
 
 
 def register_pipelines() -> None:
-    """Let `transformers.pipeline("audio-classification", model=...)` serve this package's models.
+    """Let `transformers.pipeline("audio-classification", model=...)` serve this package's models; add the MIDI task.
 
-    Cheap: it imports `transformers.pipelines` and swaps one registry entry. Calling it again changes nothing. Models
-    of other packages keep the pipeline, the results and the errors that they had.
+    Cheap: it imports `transformers.pipelines`, swaps one registry entry and adds one. Calling it again changes nothing.
+    Models of other packages keep the pipeline, the results and the errors that they had.
     """
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -56,3 +57,12 @@ def register_pipelines() -> None:
         # Not through `register_pipeline`: it would log "already registered. Overwriting" at every import, drop the
         # task's default model, and mark the class so that saving a pipeline copies its source next to the weights.
         entry["impl"] = AudioClassificationFactory(entry["impl"])
+    text_generation = PIPELINE_REGISTRY.supported_tasks["text-generation"]
+    PIPELINE_REGISTRY.supported_tasks.setdefault(
+        MIDI_TASK,
+        {
+            "impl": "hf_audio_mamba.pipelines.midi_generation.MidiGenerationPipeline",  # imported on first use
+            "pt": text_generation["pt"],
+            "type": "text",
+        },
+    )
