@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hf_audio_mamba.midi.dataset import MidiDataset, load_midi_dataset
     from hf_audio_mamba.midi.evaluation import (
         ModelScores,
-        Piece,
+        TokenizedPiece,
         check_equal_grids,
         describe_music,
         evaluate_model,
@@ -41,7 +41,7 @@ _MODULES = {
     ),
     ".evaluation": (
         "ModelScores",
-        "Piece",
+        "TokenizedPiece",
         "check_equal_grids",
         "describe_music",
         "evaluate_model",
@@ -96,11 +96,11 @@ __all__ = [
     "MidiGrammarLogitsProcessor",
     "MidiTokenizer",
     "ModelScores",
-    "Piece",
     "PieceSplits",
     "ScoringContext",
     "TimedNote",
     "TokenWindows",
+    "TokenizedPiece",
     "WindowCollator",
     "WittenBell",
     "carries_state",
