@@ -20,7 +20,9 @@ def mamba(vocabulary: int, seed: int = 0, **changes: Any) -> MambaForCausalLM:
 
 def llama(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return _seeded(LlamaForCausalLM, LlamaConfig(vocab_size=vocabulary, initializer_range=0.5, **SPECIAL, **sizes), seed)
+    return _seeded(
+        LlamaForCausalLM, LlamaConfig(vocab_size=vocabulary, initializer_range=0.5, **SPECIAL, **sizes), seed
+    )
 
 
 def gpt2(vocabulary: int, seed: int = 0, context: int = 1024) -> GPT2LMHeadModel:
