@@ -55,6 +55,18 @@ def _register_model(model_type: str) -> None:
     AutoModelForAudioClassification.register(config, classifier, exist_ok=True)
 
 
+def _register_midi_tokenizer() -> None:
+    """Make AutoTokenizer find `MidiTokenizer` by its name in tokenizer_config.json, and by nothing else.
+
+    `AutoTokenizer.register` would tie it to a configuration class, so to every Mamba model, whatever its tokenizer.
+    """
+    from transformers.models.auto import tokenization_auto
+
+    from hf_audio_mamba.midi.tokenizer import MidiTokenizer
+
+    tokenization_auto.REGISTERED_TOKENIZER_CLASSES[MidiTokenizer.__name__] = MidiTokenizer
+
+
 def _register_pipelines() -> None:
     from hf_audio_mamba.pipelines import register_pipelines
 
@@ -109,6 +121,12 @@ def _registrations_of(model_type: str) -> Iterator[_Registration]:
 
 REGISTRATIONS = (
     *(registration for model_type in MODEL_TYPES for registration in _registrations_of(model_type)),
+    _Registration(
+        theirs="transformers.models.auto.tokenization_auto",
+        ours=("hf_audio_mamba.midi.tokenizer",),
+        base="transformers.tokenization_utils_tokenizers",
+        register=_register_midi_tokenizer,
+    ),
     _Registration(
         theirs="transformers.pipelines",
         ours=("hf_audio_mamba.pipelines",),

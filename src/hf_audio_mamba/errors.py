@@ -38,6 +38,10 @@ class AudioError(HFAudioMambaError, ValueError):
     """Audio that cannot be read or cannot be turned into features; the message names the file or argument."""
 
 
+class MidiError(HFAudioMambaError, ValueError):
+    """MIDI that cannot be read, or tokens that are not music; the message names the file or argument."""
+
+
 class DataError(HFAudioMambaError, ValueError):
     """A data set that cannot be used: a missing column, an empty split, leaked files, too many corrupt clips."""
 

@@ -1,0 +1,67 @@
+"""Learning the merges of byte pair encoding from a set of files."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+from hf_audio_mamba.errors import DataError, UsageError
+from hf_audio_mamba.midi.encoding import encode_pieces, report_skipped
+
+logger = logging.getLogger(__name__)
+
+# MidiTok writes a base token as the character of this number plus its id.
+_FIRST_CHARACTER = 33
+
+
+class _Words:
+    """Pieces as lists of words, one character a base token; MidiTok asks for the length too."""
+
+    def __init__(self, pieces: list[list[list[int]]]) -> None:
+        self._pieces = pieces
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for words in self._pieces:
+            yield ["".join(chr(_FIRST_CHARACTER + number) for number in word) for word in words]
+
+
+def learn_merges(
+    tokenizer: Any,
+    files: Iterable[str | os.PathLike[str] | bytes],
+    vocab_size: int,
+    *,
+    num_workers: int = 1,
+    progress: bool = False,
+) -> Any:
+    """A MidiTok tokenizer like an untrained `MidiTokenizer`'s, with merges; arguments are those of its `train`.
+
+    Raises:
+        UsageError: If `vocab_size` leaves no room for merges.
+        DataError: If no file could be read.
+    """
+    base_size = len(tokenizer.miditok)
+    if vocab_size <= base_size:
+        raise UsageError(
+            f"vocab_size is {vocab_size}, but the base tokens alone are {base_size}. Ask for more, for a coarser "
+            "beat_resolution or fewer num_velocities, or for None: no merges."
+        )
+    sources = list(files)
+    pieces = encode_pieces(tokenizer, sources, num_workers=num_workers, progress=progress)
+    read = [piece.words for piece in pieces if not piece.reason]
+    if not read:
+        raise DataError(f"None of {len(sources)} files could be read" + (f": {pieces[0].reason}" if pieces else "."))
+    report_skipped(pieces, max_fraction=1.0)
+    miditok = deepcopy(tokenizer.miditok)
+    miditok.train(vocab_size=vocab_size, model="BPE", iterator=_Words(read))
+    if len(miditok) < vocab_size:
+        logger.warning(
+            "The files hold only %d different merges: the vocabulary has %d ids, not %d.",
+            len(miditok) - base_size,
+            len(miditok),
+            vocab_size,
+        )
+    return miditok
