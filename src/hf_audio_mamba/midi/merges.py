@@ -2,31 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
+from collections.abc import Iterable
 from typing import Any
 
 from hf_audio_mamba.errors import DataError, UsageError
 from hf_audio_mamba.midi.encoding import encode_pieces, report_skipped
+from hf_audio_mamba.midi.vocabulary import with_merges
 
 logger = logging.getLogger(__name__)
-
-# MidiTok writes a base token as the character of this number plus its id.
-_FIRST_CHARACTER = 33
-
-
-class _Words:
-    """Pieces as lists of words, one character a base token; MidiTok asks for the length too."""
-
-    def __init__(self, pieces: list[list[list[int]]]) -> None:
-        self._pieces = pieces
-
-    def __len__(self) -> int:
-        return len(self._pieces)
-
-    def __iter__(self) -> Iterator[list[str]]:
-        for words in self._pieces:
-            yield ["".join(chr(_FIRST_CHARACTER + number) for number in word) for word in words]
 
 
 def learn_merges(
@@ -55,8 +38,7 @@ def learn_merges(
     if not read:
         raise DataError(f"None of {len(sources)} files could be read" + (f": {pieces[0].reason}" if pieces else "."))
     report_skipped(pieces, max_fraction=1.0)
-    miditok = deepcopy(tokenizer.miditok)
-    miditok.train(vocab_size=vocab_size, model="BPE", iterator=_Words(read))
+    miditok = with_merges(tokenizer.miditok, read, vocab_size)
     if len(miditok) < vocab_size:
         logger.warning(
             "The files hold only %d different merges: the vocabulary has %d ids, not %d.",

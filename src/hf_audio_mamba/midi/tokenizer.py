@@ -21,6 +21,7 @@ from hf_audio_mamba.midi.vocabulary import (
     SPECIAL_TOKENS,
     backend,
     base_characters,
+    find_problem,
     load_miditok,
     merge_model,
     merge_words,
@@ -31,6 +32,10 @@ from hf_audio_mamba.midi.vocabulary import (
 
 if TYPE_CHECKING:
     from symusic import Score
+
+
+NOTE_TYPES = ("Pitch", "NoteOn", "PitchDrum", "DrumOn")
+"""Types of the base tokens of which each note has exactly one."""
 
 
 class MidiTokenizer(PreTrainedTokenizerFast):
@@ -52,7 +57,7 @@ class MidiTokenizer(PreTrainedTokenizerFast):
         miditok: The MidiTok tokenizer.
 
     Raises:
-        UsageError: If neither is given.
+        UsageError: If neither is given, or MidiTok's tokenizer is of another kind.
         CheckpointError: If the file is absent or damaged.
         MissingExtraError: If MidiTok or symusic is not installed.
     """
@@ -73,6 +78,8 @@ class MidiTokenizer(PreTrainedTokenizerFast):
                     raise CheckpointError(f"{where} has no {MIDITOK_FILE}, which a MidiTokenizer needs. Restore it.")
                 raise UsageError("MidiTokenizer needs a MidiTok tokenizer; MidiTokenizer.train makes one.")
             miditok = load_miditok(miditok_file)
+        elif problem := find_problem(miditok):
+            raise UsageError(f"This MidiTok tokenizer cannot be used: {problem}")
         self.miditok = miditok
         for name, token in zip(("pad_token", "bos_token", "eos_token"), SPECIAL_TOKENS, strict=True):
             kwargs[name] = token
@@ -177,10 +184,9 @@ class MidiTokenizer(PreTrainedTokenizerFast):
         if self.miditok.one_token_stream:
             sequence = self.miditok.encode(score, encode_ids=False)
         else:
-            sequences = self.miditok.encode(single_track(score, name), encode_ids=False)
-            if not sequences:
-                raise MidiError(f"{name} has no notes within the range of a piano (MIDI 21 to 108).")
-            sequence = sequences[0]
+            (sequence,) = self.miditok.encode(single_track(score, name), encode_ids=False) or [None]
+        if sequence is None or not any(event.type_ in NOTE_TYPES for event in sequence.events):
+            raise MidiError(f"{name} has no notes within the range of a piano (MIDI 21 to 108).")
         return [word.ids for word in sequence.split_per_bars() if len(word)]
 
     def merge_words(self, words: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -6,12 +6,13 @@ MidiTok keeps its own JSON, whose usual name `tokenizer.json` belongs to Hugging
 
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hf_audio_mamba._optional import require
 from hf_audio_mamba.errors import CheckpointError, UsageError
@@ -25,6 +26,8 @@ SPECIAL_TOKENS = ("PAD_None", "BOS_None", "EOS_None")
 """Padding, beginning and end of a piece; their ids are 0, 1 and 2."""
 
 MAX_BEAT_RESOLUTION = 96
+# MidiTok writes a base token as the character of this number plus its id.
+_FIRST_CHARACTER = 33
 _MAX_JSON_BYTES = 64 << 20
 _LONG_NOTE_QUARTERS, _LONGEST_NOTE_QUARTERS = 4, 12
 
@@ -94,15 +97,61 @@ def load_miditok(path: str | os.PathLike[str]) -> Any:
     miditok = _import_miditok()
     try:
         loaded = getattr(miditok, tokenization)(params=Path(path))
-        names = [name for name, _ in sorted(loaded.vocab.items(), key=lambda entry: entry[1])]
+        len(loaded)
     except Exception as error:  # MidiTok checks nothing: a damaged file ends in whatever it stumbles over
         raise CheckpointError(f"{os.fspath(path)} is damaged: {error!r}. Restore it.") from error
-    if tuple(names[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
-        raise CheckpointError(
-            f"{os.fspath(path)} has the special tokens {names[: len(SPECIAL_TOKENS)]}, not {list(SPECIAL_TOKENS)}; "
-            "make the tokenizer with MidiTokenizer.train."
-        )
+    if problem := find_problem(loaded):
+        raise CheckpointError(f"{os.fspath(path)}: {problem}")
     return loaded
+
+
+def find_problem(miditok: Any) -> str | None:
+    """Say why a MidiTok tokenizer cannot be used here, or None if it can."""
+    name = type(miditok).__name__
+    if name not in TOKENIZATIONS:
+        return f"the tokenization {name!r} is none of {', '.join(TOKENIZATIONS)}."
+    first = sorted(miditok.vocab, key=miditok.vocab.__getitem__)[: len(SPECIAL_TOKENS)]
+    if tuple(first) != SPECIAL_TOKENS:
+        return f"its first tokens are {first}, not {list(SPECIAL_TOKENS)}. MidiTokenizer.train makes usable ones."
+    if miditok.is_trained and (kind := miditok.to_dict()["_model"].partition('"model":{"type":"')[2][:3]) != "BPE":
+        return f"its vocabulary was learned by {kind}..., not by byte pair encoding."
+    return None
+
+
+def with_merges(miditok: Any, pieces: Iterable[Sequence[Sequence[int]]], vocab_size: int) -> Any:
+    """A copy of an untrained MidiTok tokenizer that has learned merges, the same ones that its own `train` learns.
+
+    That one writes a progress bar to the standard output, here or in a log.
+
+    Args:
+        miditok: The untrained tokenizer.
+        pieces: For each piece its words, and for each word its base ids.
+        vocab_size: Number of ids, base tokens included.
+    """
+    vocabulary = dict(miditok.vocab)
+    characters = {chr(_FIRST_CHARACTER + number): number for number in vocabulary.values()}
+    tokenizer = Tokenizer(models.BPE(characters, [], continuing_subword_prefix="", end_of_word_suffix=""))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        show_progress=False,
+        special_tokens=[AddedToken(chr(_FIRST_CHARACTER + number)) for number in miditok.special_tokens_ids],
+        initial_alphabet=list(characters),
+        continuing_subword_prefix="",
+        end_of_word_suffix="",
+    )
+    texts = (["".join(chr(_FIRST_CHARACTER + number) for number in word) for word in piece] for piece in pieces)
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    content = miditok.to_dict() | {
+        "_vocab_base": vocabulary,
+        "_model": tokenizer.to_str(),
+        "_vocab_base_byte_to_token": {chr(_FIRST_CHARACTER + number): name for name, number in vocabulary.items()},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, MIDITOK_FILE)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return load_miditok(path)
 
 
 def base_characters(miditok: Any) -> dict[str, str]:
