@@ -61,7 +61,7 @@ def read_midi(source: str | os.PathLike[str] | bytes) -> "Score":
         MissingExtraError: If symusic is not installed.
     """
     name = "the MIDI data" if isinstance(source, bytes) else repr(os.fspath(source))
-    data = source if isinstance(source, bytes) else _read_bytes(Path(source), name)
+    data = source if isinstance(source, bytes) else read_bytes(source)
     _check_chunks(data, name)
     symusic = require("symusic", extra="midi", purpose="reading MIDI files")
     try:
@@ -72,14 +72,17 @@ def read_midi(source: str | os.PathLike[str] | bytes) -> "Score":
     return score
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Content of a file, no more of it than `read_midi` accepts.
+
+    Raises:
+        MidiError: If it cannot be read.
+    """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        with Path(path).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or error
-        raise MidiError(f"{name} cannot be read: {reason}.") from error
-    return data
+        raise MidiError(f"{os.fspath(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _check_chunks(data: bytes, name: str) -> None:

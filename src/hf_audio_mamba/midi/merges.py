@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hf_audio_mamba.errors import DataError, UsageError
-from hf_audio_mamba.midi.encoding import encode_pieces, report_skipped
+from hf_audio_mamba.midi.encoding import encode_pieces, keep_readable
 from hf_audio_mamba.midi.vocabulary import with_merges
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,11 @@ def learn_merges(
             "beat_resolution or fewer num_velocities, or for None: no merges."
         )
     sources = list(files)
+    if not sources:
+        raise DataError("There are no files to learn merges from.")
+    names = ["MIDI data" if isinstance(source, bytes) else os.fspath(source) for source in sources]
     pieces = encode_pieces(tokenizer, sources, num_workers=num_workers, progress=progress)
-    read = [piece.words for piece in pieces if not piece.reason]
-    if not read:
-        raise DataError(f"None of {len(sources)} files could be read" + (f": {pieces[0].reason}" if pieces else "."))
-    report_skipped(pieces, max_fraction=1.0)
+    read = [piece.words() for _, piece in keep_readable(pieces, names, max_fraction=1.0)]
     miditok = with_merges(tokenizer.miditok, read, vocab_size)
     if len(miditok) < vocab_size:
         logger.warning(

@@ -25,6 +25,9 @@ TOKENIZATIONS = ("REMI", "TSD", "MIDILike", "Structured")
 SPECIAL_TOKENS = ("PAD_None", "BOS_None", "EOS_None")
 """Padding, beginning and end of a piece; their ids are 0, 1 and 2."""
 
+PIANO_RANGE = (21, 108)
+"""Lowest and highest MIDI note that has a token."""
+
 MAX_BEAT_RESOLUTION = 96
 # MidiTok writes a base token as the character of this number plus its id.
 _FIRST_CHARACTER = 33
@@ -58,6 +61,7 @@ def new_miditok(
     miditok = _import_miditok()
     long, longest = _LONG_NOTE_QUARTERS, _LONGEST_NOTE_QUARTERS
     config = miditok.TokenizerConfig(
+        pitch_range=PIANO_RANGE,
         beat_res={(0, long): beat_resolution, (long, longest): max(1, beat_resolution // 2)},
         num_velocities=num_velocities,
         special_tokens=[name.partition("_")[0] for name in SPECIAL_TOKENS],
