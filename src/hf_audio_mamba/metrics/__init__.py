@@ -1,4 +1,4 @@
-"""Scores of classifiers, taggers and regressors, as plain functions and as `evaluate.Metric` classes.
+"""Scores of classifiers, taggers, regressors and models of symbolic music, as functions and `evaluate.Metric` classes.
 
 The classes are part of the package, so nothing is downloaded: `Accuracy().compute(predictions=..., references=...)`.
 Everything here needs the extra `train`; names are imported when they are first used.
@@ -6,7 +6,8 @@ Everything here needs the extra `train`; names are imported when they are first 
 Conventions: accuracy and micro F1 count clips, so for single-label problems they are equal; macro F1 and balanced
 accuracy are unweighted means over the classes that occur in the references; mean average precision and mean ROC-AUC
 are unweighted means over the classes for which they are defined, and how many are not is told beside them; R2 is taken
-about the mean of the references over the whole set, never averaged over batches, and may be negative.
+about the mean of the references over the whole set, never averaged over batches, and may be negative. Those of symbolic
+music stand in the modules `likelihood`, `grammar`, `note_histograms` and `note_copies`.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from hf_audio_mamba._lazy import attach
 if TYPE_CHECKING:
     from hf_audio_mamba.metrics.decisions import accuracy, balanced_accuracy, f1
     from hf_audio_mamba.metrics.folds import mean_and_deviation
+    from hf_audio_mamba.metrics.grammar import grammar_error_rate, grammar_errors
+    from hf_audio_mamba.metrics.likelihood import PositionBin, likelihood_scores, loss_by_position
     from hf_audio_mamba.metrics.modules import (
         R2,
         Accuracy,
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
         MeanROCAUC,
         MicroF1,
     )
+    from hf_audio_mamba.metrics.music import GrammarErrorRate, MusicLikelihood, NoteCopyRate, NoteHistogramSimilarity
+    from hf_audio_mamba.metrics.note_copies import copy_rates, longest_copy
+    from hf_audio_mamba.metrics.note_histograms import histogram_divergence, histogram_overlap, note_histograms
     from hf_audio_mamba.metrics.ranking import (
         classes_without_negatives,
         classes_without_positives,
@@ -39,6 +45,8 @@ if TYPE_CHECKING:
 _MODULES = {
     ".decisions": ("accuracy", "balanced_accuracy", "f1"),
     ".folds": ("mean_and_deviation",),
+    ".grammar": ("grammar_error_rate", "grammar_errors"),
+    ".likelihood": ("PositionBin", "likelihood_scores", "loss_by_position"),
     ".modules": (
         "R2",
         "Accuracy",
@@ -50,6 +58,9 @@ _MODULES = {
         "MeanROCAUC",
         "MicroF1",
     ),
+    ".music": ("GrammarErrorRate", "MusicLikelihood", "NoteCopyRate", "NoteHistogramSimilarity"),
+    ".note_copies": ("copy_rates", "longest_copy"),
+    ".note_histograms": ("histogram_divergence", "histogram_overlap", "note_histograms"),
     ".ranking": (
         "classes_without_negatives",
         "classes_without_positives",
@@ -66,19 +77,33 @@ __all__ = [
     "AcrossFolds",
     "BalancedAccuracy",
     "DPrime",
+    "GrammarErrorRate",
     "MacroF1",
     "MeanAveragePrecision",
     "MeanROCAUC",
     "MicroF1",
+    "MusicLikelihood",
+    "NoteCopyRate",
+    "NoteHistogramSimilarity",
+    "PositionBin",
     "accuracy",
     "balanced_accuracy",
     "classes_without_negatives",
     "classes_without_positives",
+    "copy_rates",
     "d_prime",
     "f1",
+    "grammar_error_rate",
+    "grammar_errors",
+    "histogram_divergence",
+    "histogram_overlap",
+    "likelihood_scores",
+    "longest_copy",
+    "loss_by_position",
     "mean_and_deviation",
     "mean_average_precision",
     "mean_roc_auc",
+    "note_histograms",
     "r2",
 ]
 
