@@ -7,7 +7,7 @@ Conventions: accuracy and micro F1 count clips, so for single-label problems the
 accuracy are unweighted means over the classes that occur in the references; mean average precision and mean ROC-AUC
 are unweighted means over the classes for which they are defined, and how many are not is told beside them; R2 is taken
 about the mean of the references over the whole set, never averaged over batches, and may be negative. Those of symbolic
-music stand in the modules `likelihood`, `grammar`, `note_histograms` and `note_copies`.
+music stand in the modules `likelihood`, `grammar`, `histograms` and `note_copies`.
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from hf_audio_mamba.metrics.decisions import accuracy, balanced_accuracy, f1
     from hf_audio_mamba.metrics.folds import mean_and_deviation
     from hf_audio_mamba.metrics.grammar import grammar_error_rate, grammar_errors
+    from hf_audio_mamba.metrics.histograms import (
+        histogram_divergence,
+        histogram_overlap,
+        histogram_scores,
+        note_histograms,
+    )
     from hf_audio_mamba.metrics.likelihood import PositionBin, likelihood_scores, loss_by_position
     from hf_audio_mamba.metrics.modules import (
         R2,
@@ -31,8 +37,7 @@ if TYPE_CHECKING:
         MicroF1,
     )
     from hf_audio_mamba.metrics.music import GrammarErrorRate, MusicLikelihood, NoteCopyRate, NoteHistogramSimilarity
-    from hf_audio_mamba.metrics.note_copies import copy_rates, longest_copy
-    from hf_audio_mamba.metrics.note_histograms import histogram_divergence, histogram_overlap, note_histograms
+    from hf_audio_mamba.metrics.note_copies import copy_rates, copy_scores, longest_copy
     from hf_audio_mamba.metrics.ranking import (
         classes_without_negatives,
         classes_without_positives,
@@ -59,8 +64,8 @@ _MODULES = {
         "MicroF1",
     ),
     ".music": ("GrammarErrorRate", "MusicLikelihood", "NoteCopyRate", "NoteHistogramSimilarity"),
-    ".note_copies": ("copy_rates", "longest_copy"),
-    ".note_histograms": ("histogram_divergence", "histogram_overlap", "note_histograms"),
+    ".note_copies": ("copy_rates", "copy_scores", "longest_copy"),
+    ".histograms": ("histogram_divergence", "histogram_overlap", "histogram_scores", "note_histograms"),
     ".ranking": (
         "classes_without_negatives",
         "classes_without_positives",
@@ -91,12 +96,14 @@ __all__ = [
     "classes_without_negatives",
     "classes_without_positives",
     "copy_rates",
+    "copy_scores",
     "d_prime",
     "f1",
     "grammar_error_rate",
     "grammar_errors",
     "histogram_divergence",
     "histogram_overlap",
+    "histogram_scores",
     "likelihood_scores",
     "longest_copy",
     "loss_by_position",

@@ -1,10 +1,11 @@
 """Whether a sequence of tokens keeps to the order that its tokenizer writes.
 
 The rules are those of MidiTok's `tokens_errors` (Fradet et al. 2021, "MidiTok: A Python package for MIDI file
-tokenization"): a token of a type that may not follow the one before (a Pitch without a Velocity, anything after EOS),
-a position that does not move on within its bar, and, where the tokenizer removes duplicates, a pitch struck twice at
-once. MidiTok divides by the tokens given, which for BPE are fewer than those judged; here the errors are divided by
-the tokens judged, those of the base vocabulary, so that rates of different vocabularies compare.
+tokenization"): a token of a type that may not follow the one before (a Pitch without a Velocity, anything after EOS;
+PAD, EOS and MASK themselves may follow anything), a position that does not move on within its bar, and, where the
+tokenizer removes duplicates, a pitch struck twice at once. MidiTok divides by the tokens given, which for BPE are fewer
+than those judged; here the errors are divided by the tokens judged, those of the base vocabulary, so that rates of
+different vocabularies compare.
 """
 
 from collections.abc import Sequence
@@ -33,9 +34,7 @@ def grammar_errors(tokenizer: "MusicTokenizer", ids: Sequence[int]) -> tuple[int
     size = len(tokenizer)
     foreign = next((i for i in tokens if not 0 <= i < size), None)
     if foreign is not None:
-        raise DataError(
-            f"ids hold {foreign}, the tokenizer has the ids 0 to {size - 1}; use the tokenizer of the model"
-        )
+        raise DataError(f"ids hold {foreign}, the tokenizer has 0 to {size - 1}; use the tokenizer of the model")
     if not tokens:
         return 0, 0
     sequence = miditok.TokSequence(ids=tokens, are_ids_encoded=tokenizer.is_trained)

@@ -13,14 +13,9 @@ from numpy.typing import ArrayLike
 
 from hf_audio_mamba.errors import DataError
 from hf_audio_mamba.metrics.grammar import grammar_error_rate
+from hf_audio_mamba.metrics.histograms import histogram_scores, note_histograms
 from hf_audio_mamba.metrics.likelihood import likelihood_scores
-from hf_audio_mamba.metrics.note_copies import KINDS, LENGTHS, copy_rates, longest_copy
-from hf_audio_mamba.metrics.note_histograms import (
-    HISTOGRAMS,
-    histogram_divergence,
-    histogram_overlap,
-    note_histograms,
-)
+from hf_audio_mamba.metrics.note_copies import LENGTHS, copy_scores
 
 if TYPE_CHECKING:
     from miditok import MusicTokenizer
@@ -104,11 +99,7 @@ class NoteHistogramSimilarity(evaluate.Metric):
 
     def _compute(self, predictions: Sequence[ArrayLike]) -> dict[str, float]:
         counted = note_histograms(predictions)
-        scores: dict[str, float] = {}
-        for name in HISTOGRAMS:
-            scores[f"{name}_overlap"] = histogram_overlap(self._references[name], counted[name])
-            scores[f"{name}_divergence"] = histogram_divergence(self._references[name], counted[name])
-        return {**scores, "notes": int(counted["velocity"].sum())}
+        return {**histogram_scores(counted, self._references), "notes": int(counted["velocity"].sum())}
 
 
 class NoteCopyRate(evaluate.Metric):
@@ -135,12 +126,7 @@ class NoteCopyRate(evaluate.Metric):
         )
 
     def _compute(self, predictions: Sequence[ArrayLike]) -> dict[str, float]:
-        scores: dict[str, float] = {}
-        for kind in KINDS:
-            rates = copy_rates(predictions, self._training, lengths=self._lengths, kind=kind)
-            scores |= {f"{kind}_copy_rate_{n}": rate for n, rate in rates.items()}
-            scores[f"{kind}_longest_copy"] = longest_copy(predictions, self._training, kind=kind)
-        return scores
+        return copy_scores(predictions, self._training, lengths=self._lengths)
 
 
 def _metric_info(description: str, inputs: str, columns: dict[str, Any]) -> Any:

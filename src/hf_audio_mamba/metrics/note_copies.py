@@ -52,16 +52,8 @@ def copy_rates(
         ShapeError: If a piece is not `(notes, 4)`.
         DataError: If the training music has no notes, or a value is out of range.
     """
-    if not lengths or any(n < 2 for n in lengths):
-        raise UsageError(f"lengths are {tuple(lengths)}; an n-gram of notes has at least 2")
-    played = _symbols(checked_pieces(generated, "generated"), kind)
-    runs = _SharedRuns(played, _training_symbols(training, kind))
-    fewer = _fewer_symbols(kind)
-    rates = {}
-    for n in sorted(set(lengths)):
-        occurs = runs.occurs(n - fewer)
-        rates[n] = float(occurs.mean()) if len(occurs) else math.nan
-    return rates
+    _check_lengths(lengths)
+    return _rates(_shared_runs(generated, training, kind), lengths, kind)
 
 
 def longest_copy(generated: Sequence[ArrayLike], training: Sequence[ArrayLike], *, kind: str = "pitch") -> int:
@@ -80,8 +72,58 @@ def longest_copy(generated: Sequence[ArrayLike], training: Sequence[ArrayLike], 
         ShapeError: If a piece is not `(notes, 4)`.
         DataError: If the training music has no notes, or a value is out of range.
     """
-    notes = checked_pieces(generated, "generated")
-    runs = _SharedRuns(_symbols(notes, kind), _training_symbols(training, kind))
+    return _longest(_shared_runs(generated, training, kind), kind)
+
+
+def copy_scores(
+    generated: Sequence[ArrayLike], training: Sequence[ArrayLike], *, lengths: Sequence[int] = LENGTHS
+) -> dict[str, float]:
+    """For each kind of `KINDS` what `copy_rates` gives, as `<kind>_copy_rate_<n>`, and `<kind>_longest_copy`.
+
+    Args:
+        generated: For each piece its notes `(notes, 4)`.
+        training: The pieces that may have been copied from, likewise.
+        lengths: Numbers of notes in an n-gram, each at least 2.
+
+    Raises:
+        UsageError: If a length is below 2.
+        ShapeError: If a piece is not `(notes, 4)`.
+        DataError: If the training music has no notes, or a value is out of range.
+    """
+    _check_lengths(lengths)
+    scores: dict[str, float] = {}
+    for kind in KINDS:
+        runs = _shared_runs(generated, training, kind)
+        scores |= {f"{kind}_copy_rate_{n}": rate for n, rate in _rates(runs, lengths, kind).items()}
+        scores[f"{kind}_longest_copy"] = _longest(runs, kind)
+    return scores
+
+
+def _check_lengths(lengths: Sequence[int]) -> None:
+    if not lengths or any(n < 2 for n in lengths):
+        raise UsageError(f"lengths are {tuple(lengths)}; an n-gram of notes has at least 2")
+
+
+def _shared_runs(generated: Sequence[ArrayLike], training: Sequence[ArrayLike], kind: str) -> "_SharedRuns":
+    if kind not in KINDS:
+        raise UsageError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    played, known = checked_pieces(generated, "generated"), checked_pieces(training, "training")
+    if not any(map(len, known)):
+        raise DataError("training holds no notes; give the music that the model was trained on")
+    return _SharedRuns(_symbols(played, kind), _symbols(known, kind), any(map(len, played)))
+
+
+def _rates(runs: "_SharedRuns", lengths: Sequence[int], kind: str) -> dict[int, float]:
+    rates = {}
+    for n in sorted(set(lengths)):
+        occurs = runs.occurs(n - _fewer_symbols(kind))
+        rates[n] = float(occurs.mean()) if len(occurs) else math.nan
+    return rates
+
+
+def _longest(runs: "_SharedRuns", kind: str) -> int:
+    if not runs.has_notes:
+        return 0
     low, high = 0, 1
     while runs.occurs(high).any():
         low, high = high, 2 * high
@@ -89,7 +131,7 @@ def longest_copy(generated: Sequence[ArrayLike], training: Sequence[ArrayLike], 
         middle = (low + high) // 2
         low, high = (middle, high) if runs.occurs(middle).any() else (low, middle)
     # Any single note is a run without an interval.
-    return low + _fewer_symbols(kind) if any(map(len, notes)) else 0
+    return low + _fewer_symbols(kind)
 
 
 def _fewer_symbols(kind: str) -> int:
@@ -97,24 +139,22 @@ def _fewer_symbols(kind: str) -> int:
     return 1 if kind == "interval" else 0
 
 
-def _training_symbols(training: Sequence[ArrayLike], kind: str) -> list[Array]:
-    notes = checked_pieces(training, "training")
-    if not any(map(len, notes)):
-        raise DataError("training holds no notes; give the music that the model was trained on")
-    return _symbols(notes, kind)
-
-
 def _symbols(pieces: list[Array], kind: str) -> list[Array]:
-    if kind not in KINDS:
-        raise UsageError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
     pitches = [piece[:, PITCH].astype(np.int64) for piece in pieces]
     return [np.diff(piece) for piece in pitches] if kind == "interval" else pitches
 
 
 class _SharedRuns:
-    """Which runs of symbols of some sequences occur in others."""
+    """Which runs of symbols of some sequences occur in others.
 
-    def __init__(self, generated: Sequence[Array], training: Sequence[Array]) -> None:
+    Args:
+        generated: Symbols of each piece.
+        training: Symbols of each piece to look in.
+        has_notes: Whether the generated pieces have any note, which one alone does without a symbol.
+    """
+
+    def __init__(self, generated: Sequence[Array], training: Sequence[Array], has_notes: bool) -> None:
+        self.has_notes = has_notes
         pieces = [*generated, *training]
         self._symbols = np.concatenate([np.empty(0, np.int64), *pieces])
         lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)

@@ -21,7 +21,7 @@ and sets of much different size compare by overlap rather than by it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,20 @@ def histogram_divergence(reference: ArrayLike, other: ArrayLike, *, smoothing: f
     present = p > 0
     with np.errstate(divide="ignore"):
         return float((p[present] * (np.log(p[present]) - np.log(q[present]))).sum())
+
+
+def histogram_scores(histograms: Mapping[str, ArrayLike], reference: Mapping[str, ArrayLike]) -> dict[str, float]:
+    """Overlap and divergence for each name of `HISTOGRAMS`, as `<name>_overlap` and `<name>_divergence`.
+
+    Args:
+        histograms: Counts of the music to judge, as `note_histograms` gives them.
+        reference: Counts of the held-out music.
+    """
+    scores = {}
+    for name in HISTOGRAMS:
+        scores[f"{name}_overlap"] = histogram_overlap(reference[name], histograms[name])
+        scores[f"{name}_divergence"] = histogram_divergence(reference[name], histograms[name])
+    return scores
 
 
 def _checked_counts(reference: ArrayLike, other: ArrayLike) -> tuple[Array, Array]:
