@@ -5,6 +5,7 @@ of time and velocity. Figures of different grids do not compare (see `hf_audio_m
 `check_equal_grids` refuses.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -27,8 +28,8 @@ from hf_audio_mamba.metrics import (
 )
 from hf_audio_mamba.metrics.note_copies import LENGTHS
 from hf_audio_mamba.midi.files import MIDI_SUFFIXES, read_midi
-from hf_audio_mamba.midi.note_array import music_seconds, note_array
-from hf_audio_mamba.midi.token_nats import DEFAULT_PART, ScoringContext, scoring_context, token_nats
+from hf_audio_mamba.midi.score_notes import music_seconds, note_array
+from hf_audio_mamba.midi.scoring import DEFAULT_PART, ScoringContext, scoring_context, token_nats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -217,7 +218,7 @@ def describe_music(
 
 
 def music_grid(tokenizer: "MidiTokenizer") -> dict[str, Any]:
-    """What a tokenizer can tell apart: its tokenization, steps in a beat, velocities, pitches and base tokens."""
+    """What a tokenizer can tell apart: its tokenization, steps in a beat, velocities, pitches, and its base tokens by number and digest."""
     miditok = tokenizer.miditok
     config = miditok.config
     return {
@@ -225,7 +226,8 @@ def music_grid(tokenizer: "MidiTokenizer") -> dict[str, Any]:
         "beat_resolution": {f"{start}-{stop}": steps for (start, stop), steps in sorted(config.beat_res.items())},
         "num_velocities": int(config.num_velocities),
         "pitch_range": list(config.pitch_range),
-        "base_tokens": sorted(miditok.vocab),
+        "base_tokens": len(miditok.vocab),
+        "base_tokens_sha256": hashlib.sha256("\n".join(sorted(miditok.vocab)).encode()).hexdigest(),
     }
 
 

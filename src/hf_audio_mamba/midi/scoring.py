@@ -123,7 +123,7 @@ def token_nats(
     try:
         with torch.inference_mode():
             losses = _carried(model, tokens, part) if context.window is None else _by_windows(model, tokens, context)
-            nats = torch.cat(list(losses)).double().cpu().numpy()
+            nats: Array = torch.cat(list(losses)).double().cpu().numpy()
     finally:
         model.train(was_training)
     if not np.isfinite(nats).all():
@@ -131,7 +131,7 @@ def token_nats(
             f"the model {model.name_or_path!r} gives NaN or infinite scores: its weights are damaged, or {model.dtype} "
             "is too small for it; check them or use float32"
         )
-    return np.maximum(nats, 0.0)  # rounding can take -ln 1 below 0
+    return nats.clip(min=0.0)  # rounding can take -ln 1 below 0
 
 
 def _carried(model: "PreTrainedModel", tokens: Tensor, part: int) -> Iterator[Tensor]:
