@@ -76,7 +76,7 @@ def test_help_lists_the_verbs(
 
 def test_every_verb_has_its_module() -> None:
     folder = Path(program.__file__).parent
-    assert all((folder / f"{verb}.py").is_file() for verb in VERBS)
+    assert all((folder / f"{verb.replace('-', '_')}.py").is_file() for verb in VERBS)
 
 
 def test_help_imports_nothing_heavy() -> None:

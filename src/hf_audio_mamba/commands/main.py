@@ -15,11 +15,12 @@ VERBS = {
     "convert": "turn published weights of AuM, Vision Mamba or VMamba into a model folder",
     "mix": "make multi-label clips with known answers by mixing single-label ones",
     "shards": "pack recordings into shards for training on a stream",
+    "evaluate-midi": "score models of symbolic music on MIDI files, and describe generated music",
     "benchmark": "measure features, scans and models on this machine",
     "doctor": "show which scan backend each device gets, and why not a faster one",
     "demo": "train on rendered notes and classify one of them, in a few minutes",
 }
-"""Verb to what it does; the module `hf_audio_mamba.commands.<verb>` has `run(argv)`."""
+"""Verb to what it does; the module `hf_audio_mamba.commands.<verb>`, with `_` for `-`, has `run(argv)`."""
 
 Command = Callable[[Sequence[str]], int]
 
@@ -88,7 +89,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         near = get_close_matches(verb, VERBS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(f"there is no verb {verb!r}.{hint}\n{_usage()}")
-    command: Command = importlib.import_module(f"hf_audio_mamba.commands.{verb}").run
+    command: Command = importlib.import_module(f"hf_audio_mamba.commands.{verb.replace('-', '_')}").run
     return command(rest)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from hf_audio_mamba._optional import require
 from hf_audio_mamba.errors import DataError, MidiError, UsageError
 from hf_audio_mamba.metrics import (
     PositionBin,
@@ -79,20 +80,23 @@ class ModelScores:
     context: ScoringContext
 
 
-def read_pieces(tokenizer: "MidiTokenizer", paths: Iterable[str | os.PathLike[str]]) -> list[Piece]:
+def read_pieces(
+    tokenizer: "MidiTokenizer", paths: Iterable[str | os.PathLike[str]], *, progress: bool = False
+) -> list[Piece]:
     """Read pieces from MIDI files, or ids from JSON files, in the order given.
 
     Args:
         tokenizer: Turns MIDI into ids, and these into the notes that count.
         paths: MIDI files; or JSON files of generated ids: a list of ids, a list of such lists, or an object with one of
             them under `"ids"` (as MidiTok's `save_tokens` writes it).
+        progress: Show a bar on a terminal.
 
     Raises:
         MidiError: If a MIDI file cannot be used, or an id is not in the vocabulary; the message names the file.
         DataError: If a JSON file does not hold ids.
     """
     pieces: list[Piece] = []
-    for path in map(Path, paths):
+    for path in _shown(list(map(Path, paths)), "reading", progress):
         if path.suffix.lower() == IDS_SUFFIX:
             sequences = _read_ids(path)
             names = [str(path)] if len(sequences) == 1 else [f"{path}[{index}]" for index in range(len(sequences))]
@@ -139,6 +143,7 @@ def evaluate_model(
     window: int | None = None,
     stride: int | None = None,
     part: int = DEFAULT_PART,
+    progress: bool = False,
 ) -> ModelScores:
     """Score held-out pieces by a causal language model.
 
@@ -148,6 +153,7 @@ def evaluate_model(
         window: As for `scoring_context`.
         stride: As for `scoring_context`.
         part: As for `token_nats`.
+        progress: Show a bar on a terminal.
 
     Raises:
         DataError: If there are no pieces, or their ids are not the model's.
@@ -157,7 +163,7 @@ def evaluate_model(
     if not pieces:
         raise DataError("there are no pieces to score")
     context = scoring_context(model, window=window, stride=stride)
-    nats = [token_nats(model, piece.ids, context, part=part) for piece in pieces]
+    nats = [token_nats(model, piece.ids, context, part=part) for piece in _shown(pieces, "scoring", progress)]
     notes, seconds = [len(piece.notes) for piece in pieces], [piece.seconds for piece in pieces]
     rows = []
     for piece, losses, count, length in zip(pieces, nats, notes, seconds, strict=True):
@@ -218,7 +224,7 @@ def describe_music(
 
 
 def music_grid(tokenizer: "MidiTokenizer") -> dict[str, Any]:
-    """What a tokenizer can tell apart: its tokenization, steps in a beat, velocities, pitches, and its base tokens by number and digest."""
+    """What a tokenizer can tell apart: steps in a beat, velocities, pitches; its base tokens by number and digest."""
     miditok = tokenizer.miditok
     config = miditok.config
     return {
@@ -248,6 +254,14 @@ def check_equal_grids(grids: Sequence[dict[str, Any]], names: Sequence[str]) -> 
                 f"{names[0]} and {name} have tokenizers that differ in {', '.join(differing)}; bits per note of "
                 "different grids do not compare, so evaluate them apart"
             )
+
+
+def _shown(items: Sequence[Any], verb: str, progress: bool) -> Iterable[Any]:
+    if not progress:
+        return items
+    tqdm = require("tqdm", extra="train", purpose="showing progress").tqdm
+    bar: Iterable[Any] = tqdm(items, desc=verb, unit="piece", disable=None, leave=False)
+    return bar
 
 
 def _piece_of_ids(tokenizer: "MidiTokenizer", name: str, ids: list[int]) -> Piece:
