@@ -130,9 +130,8 @@ def _load_model(folder: str, tokenizer: "MidiTokenizer", device: str | None) -> 
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise CheckpointError(f"{folder} holds no causal language model that can be loaded: {reason}") from error
     if loading["missing_keys"]:
-        raise CheckpointError(
-            f"{folder}: the weights lack {', '.join(sorted(loading['missing_keys'])[:3])}; restore them"
-        )
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise CheckpointError(f"{folder}: the weights lack {missing}; restore them")
     size = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > size:
         raise CheckpointError(f"{folder}: the tokenizer has {len(tokenizer)} ids and the model {size}; they do not fit")
@@ -155,7 +154,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--generated",
         nargs="+",
         metavar="FILE_OR_FOLDER",
-        help="generated music: MIDI files, or JSON files of its ids (a list, or a list of lists), as the model gave them",
+        help="generated music: MIDI files, or JSON files of the ids that the model gave (a list or lists)",
     )
     add("--training", nargs="+", metavar="FILE_OR_FOLDER", help="MIDI files trained on, to look for copies in")
     add("--window", type=int, help="score by windows of so many tokens (default: carried state, or the longest input)")

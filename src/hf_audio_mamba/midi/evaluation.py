@@ -104,7 +104,7 @@ def read_pieces(
             continue
         score = read_midi(path)
         try:
-            ids = tokenizer.encode_midi(score)
+            ids = tokenizer.encode_midi(score, add_special_tokens=True)
         except MidiError as error:
             raise MidiError(f"{path}: {error}") from error
         pieces.append(Piece(str(path), ids, note_array(tokenizer.decode_midi(ids)), music_seconds(score)))
