@@ -77,6 +77,15 @@ def test_errors_counted_by_hand(remi: REMI, tokens: tuple[str, ...], errors: int
     assert grammar_errors(remi, ids_of(remi, *tokens)) == (errors, len(tokens))
 
 
+def test_a_pitch_struck_twice_at_once_is_an_error_where_duplicates_are_removed(remi: REMI) -> None:
+    config = plain()
+    config.remove_duplicated_notes = True
+    chord = ("Bar_None", "Position_0", "Pitch_60", *NOTE, "Pitch_60", *NOTE, "Pitch_64", *NOTE)
+    strict = REMI(config)
+    assert grammar_errors(strict, ids_of(strict, *chord)) == (1, 11)
+    assert grammar_errors(remi, ids_of(remi, *chord)) == (0, 11)
+
+
 def errors_by_state_machine(tokens: list[str]) -> int:
     errors, position = 0, -1
     for before, token in pairwise(tokens):

@@ -99,7 +99,7 @@ def test_long_pieces_have_rows_of_their_own(midi_tokenizer: MidiTokenizer, tmp_p
         paths[-1].write_bytes(random_piece(notes, notes))
     scored = evaluate_model(small_mamba(len(midi_tokenizer)), read_pieces(midi_tokenizer, paths))
     assert scored.positions[0].pieces == 3
-    assert scored.full_positions[0].pieces == 2
+    assert scored.long_positions[0].pieces == 2
 
 
 def test_music_is_described_as_the_metrics_do(midi_tokenizer: MidiTokenizer, files: list[Path]) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_audio_mamba._optional import require
 from hf_audio_mamba.commands.main import run_command
 from hf_audio_mamba.errors import CheckpointError, UnsupportedModelError, UsageError
 
@@ -38,6 +39,8 @@ def run(argv: Sequence[str]) -> int:
         HFAudioMambaError: If the options, a model or a file cannot be used, or the output cannot be written.
     """
     options = _parse(argv)
+    if options.plot is not None:
+        require("matplotlib", extra="viz", purpose="--plot")
     # Imported here: they bring torch and transformers, which --help has no use for.
     from hf_audio_mamba.commands import _evaluate_midi_report as report
     from hf_audio_mamba.midi import check_equal_grids, evaluate_model, find_music, music_grid, read_pieces
@@ -100,7 +103,7 @@ def _model_entry(model: "PreTrainedModel", scored: "ModelScores") -> dict[str, A
         "context": {**asdict(scored.context), "description": str(scored.context)},
         **scored.scores,
         "loss_by_position": [asdict(row) for row in scored.positions],
-        "loss_by_position_of_long_pieces": [asdict(row) for row in scored.full_positions],
+        "loss_by_position_of_long_pieces": [asdict(row) for row in scored.long_positions],
         "by_piece": scored.pieces,
     }
 
@@ -162,7 +165,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--part", type=int, default=2048, help="tokens read at a time where state is carried (%(default)s)")
     add("--copy_lengths", type=int, nargs="+", default=(4, 8, 16), help="notes in an n-gram (4 8 16)")
     add("--json", nargs="?", const=STDOUT, metavar="FILE", help="write JSON to FILE, or print it in place of the table")
-    add("--plot", metavar="FILE", help="draw loss against position (PNG)")
+    add("--plot", metavar="FILE", help="draw loss against position, over the longer half of the pieces (PNG)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
     return parser.parse_args(argv)
 

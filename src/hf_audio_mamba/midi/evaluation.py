@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hf_audio_mamba._optional import require
@@ -68,15 +69,15 @@ class ModelScores:
         scores: Over all pieces, as `likelihood_scores` gives them.
         pieces: For each piece its name and the same scores.
         positions: Loss against position over all pieces.
-        full_positions: The same over the pieces alone that reach the middle of the longest's length, so that the bins
-            up to there are of the same pieces.
+        long_positions: The same over the pieces alone that have at least the median number of tokens, so that the bins
+            up to there are all of the same pieces.
         context: How much of a piece each token was predicted from.
     """
 
     scores: dict[str, float]
     pieces: list[dict[str, Any]]
     positions: list[PositionBin]
-    full_positions: list[PositionBin]
+    long_positions: list[PositionBin]
     context: ScoringContext
 
 
@@ -168,12 +169,12 @@ def evaluate_model(
     rows = []
     for piece, losses, count, length in zip(pieces, nats, notes, seconds, strict=True):
         rows.append({"name": piece.name, **likelihood_scores([losses], [count], [length])})
-    longest = max(map(len, nats))
+    median = int(np.median([len(losses) for losses in nats]))
     return ModelScores(
         likelihood_scores(nats, notes, seconds),
         rows,
         loss_by_position(nats),
-        loss_by_position(nats, min_tokens=math.ceil(longest / 2)),
+        loss_by_position(nats, min_tokens=median),
         context,
     )
 
