@@ -20,7 +20,7 @@ from hf_audio_mamba.errors import CheckpointError, UnsupportedModelError, UsageE
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_audio_mamba.midi import ModelScores, Piece
+    from hf_audio_mamba.midi import ModelScores, TokenizedPiece
     from hf_audio_mamba.midi.tokenizer import MidiTokenizer
 
 STDOUT = "-"
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     grids = [music_grid(tokenizer) for tokenizer in tokenizers]
     check_equal_grids(grids, options.model)
     models: dict[str, dict[str, Any]] = {}
-    music: dict[str, list[Piece]] = {}
+    music: dict[str, list[TokenizedPiece]] = {}
     for folder, tokenizer in zip(options.model, tokenizers, strict=True):
         pieces = read_pieces(tokenizer, held_out_paths, progress=True)
         music.setdefault("held_out", pieces)
@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _describe(
-    music: "dict[str, list[Piece]]", tokenizer: "MidiTokenizer", copy_lengths: Sequence[int]
+    music: "dict[str, list[TokenizedPiece]]", tokenizer: "MidiTokenizer", copy_lengths: Sequence[int]
 ) -> dict[str, dict[str, float]]:
     """What each set is like; neither of a set with itself is told anything."""
     from hf_audio_mamba.midi import describe_music

@@ -6,7 +6,16 @@ from hf_audio_mamba._lazy import attach
 
 if TYPE_CHECKING:
     from hf_audio_mamba.midi.dataset import MidiDataset, load_midi_dataset
-    from hf_audio_mamba.midi.evaluation import ModelScores, TokenizedPiece, check_equal_grids, describe_music, evaluate_model, find_music, music_grid, read_pieces
+    from hf_audio_mamba.midi.evaluation import (
+        ModelScores,
+        TokenizedPiece,
+        check_equal_grids,
+        describe_music,
+        evaluate_model,
+        find_music,
+        music_grid,
+        read_pieces,
+    )
     from hf_audio_mamba.midi.files import read_midi
     from hf_audio_mamba.midi.maestro import download_maestro
     from hf_audio_mamba.midi.ngrams import WittenBell

@@ -45,7 +45,7 @@ _MAX_IDS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenizedPiece:
     """A piece as a tokenizer has it.
 
     Attributes:
@@ -83,7 +83,7 @@ class ModelScores:
 
 def read_pieces(
     tokenizer: "MidiTokenizer", paths: Iterable[str | os.PathLike[str]], *, progress: bool = False
-) -> list[Piece]:
+) -> list[TokenizedPiece]:
     """Read pieces from MIDI files, or ids from JSON files, in the order given.
 
     Args:
@@ -96,7 +96,7 @@ def read_pieces(
         MidiError: If a MIDI file cannot be used, or an id is not in the vocabulary; the message names the file.
         DataError: If a JSON file does not hold ids.
     """
-    pieces: list[Piece] = []
+    pieces: list[TokenizedPiece] = []
     for path in _shown(list(map(Path, paths)), "reading", progress):
         if path.suffix.lower() == IDS_SUFFIX:
             sequences = _read_ids(path)
@@ -108,7 +108,7 @@ def read_pieces(
             ids = tokenizer.encode_midi(score, add_special_tokens=True)
         except MidiError as error:
             raise MidiError(f"{path}: {error}") from error
-        pieces.append(Piece(str(path), ids, note_array(tokenizer.decode_midi(ids)), music_seconds(score)))
+        pieces.append(TokenizedPiece(str(path), ids, note_array(tokenizer.decode_midi(ids)), music_seconds(score)))
     return pieces
 
 
@@ -139,7 +139,7 @@ def find_music(inputs: Sequence[str | os.PathLike[str]], *, ids: bool = False) -
 
 def evaluate_model(
     model: "PreTrainedModel",
-    pieces: Sequence[Piece],
+    pieces: Sequence[TokenizedPiece],
     *,
     window: int | None = None,
     stride: int | None = None,
@@ -180,11 +180,11 @@ def evaluate_model(
 
 
 def describe_music(
-    pieces: Sequence[Piece],
+    pieces: Sequence[TokenizedPiece],
     *,
     tokenizer: "MidiTokenizer",
-    held_out: Sequence[Piece] | None = None,
-    training: Sequence[Piece] | None = None,
+    held_out: Sequence[TokenizedPiece] | None = None,
+    training: Sequence[TokenizedPiece] | None = None,
     copy_lengths: Sequence[int] = LENGTHS,
 ) -> dict[str, float]:
     """Grammar, note histograms and copies of some music.
@@ -265,12 +265,12 @@ def _shown(items: Sequence[Any], verb: str, progress: bool) -> Iterable[Any]:
     return bar
 
 
-def _piece_of_ids(tokenizer: "MidiTokenizer", name: str, ids: list[int]) -> Piece:
+def _piece_of_ids(tokenizer: "MidiTokenizer", name: str, ids: list[int]) -> TokenizedPiece:
     try:
         score = tokenizer.decode_midi(ids)
     except MidiError as error:
         raise MidiError(f"{name}: {error}") from error
-    return Piece(name, ids, note_array(score), music_seconds(score))
+    return TokenizedPiece(name, ids, note_array(score), music_seconds(score))
 
 
 def _read_ids(path: Path) -> list[list[int]]:
