@@ -85,6 +85,31 @@ def test_models_of_one_grid_share_a_table(folder: Path, capsys: pytest.CaptureFi
     assert all("at least 17 tokens (all, where fewer), by windows of 32" in row for row in table[2:])
 
 
+def test_a_data_set_gives_its_splits(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, seeds in (("train", range(4)), ("validation", [30]), ("test", [20, 21])):
+        write_pieces(tmp_path / split, seeds)
+    options = ["--model", str(folder / "mamba"), "--device", "cpu", "--json", "--data_dir", str(tmp_path)]
+    assert run([*options, "--copies"]) == 0
+    test = json.loads(capsys.readouterr().out)
+    midi = ["--midi", str(folder / "held_out"), "--training", str(folder / "training")]
+    assert run([*options[:-2], *midi]) == 0
+    same = json.loads(capsys.readouterr().out)
+    assert test["music"] == same["music"]
+    (scores,), (expected,) = test["models"].values(), same["models"].values()
+    assert scores["nats_per_token"] == expected["nats_per_token"]
+    assert run([*options, "--split", "validation"]) == 0
+    validation = json.loads(capsys.readouterr().out)
+    assert (validation["music"]["held_out"]["pieces"], list(validation["music"])) == (1, ["held_out"])
+
+
+@pytest.mark.parametrize("options", [["--midi", "a", "--copies"], ["--data_dir", "a", "--training", "b"], []])
+def test_options_that_do_not_go_together_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(["--model", "m", *options])
+    assert stopped.value.code == 2
+    assert "--midi" in capsys.readouterr().err
+
+
 def test_json_alone_is_json_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(path) for path in find_music([folder / "held_out"])[:1]]
     assert run(["--model", str(folder / "llama"), "--midi", *files, "--device", "cpu", "--json"]) == 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_audio_mamba._optional import require
 from hf_audio_mamba.commands.main import run_command
-from hf_audio_mamba.errors import CheckpointError, UnsupportedModelError, UsageError
+from hf_audio_mamba.errors import CheckpointError, DataError, UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,9 +45,8 @@ def run(argv: Sequence[str]) -> int:
     from hf_audio_mamba.commands import _evaluate_midi_report as report
     from hf_audio_mamba.midi import check_equal_grids, evaluate_model, find_music, music_grid, read_pieces
 
-    held_out_paths = find_music(options.midi)
+    held_out, training = _sources(options)
     generated_paths = find_music(options.generated, ids=True) if options.generated else []
-    training_paths = find_music(options.training) if options.training else []
     if len(options.model) > 1 and any(path.suffix.lower() == ".json" for path in generated_paths):
         raise UsageError("generated ids belong to one model; give one --model, or generated MIDI files")
     tokenizers = [_load_tokenizer(folder) for folder in options.model]
@@ -56,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     models: dict[str, dict[str, Any]] = {}
     music: dict[str, list[TokenizedPiece]] = {}
     for folder, tokenizer in zip(options.model, tokenizers, strict=True):
-        pieces = read_pieces(tokenizer, held_out_paths, progress=True)
+        pieces = read_pieces(tokenizer, held_out, progress=True)
         music.setdefault("held_out", pieces)
         model = _load_model(folder, tokenizer, options.device)
         scored = evaluate_model(
@@ -64,13 +63,25 @@ def run(argv: Sequence[str]) -> int:
         )
         models[folder] = _model_entry(model, scored)
     music["generated"] = read_pieces(tokenizers[0], generated_paths, progress=True)
-    music["training"] = read_pieces(tokenizers[0], training_paths, progress=True)
+    music["training"] = read_pieces(tokenizers[0], training, progress=True)
     described = _describe(music, tokenizers[0], options.copy_lengths)
     content = {"grid": grids[0], "models": models, "music": described}
     report.show(content, options.json)
     if options.plot is not None:
         report.plot(models, options.plot)
     return 0
+
+
+def _sources(options: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+    """Held-out and training music, from files and folders or from the splits of a data set."""
+    from hf_audio_mamba.midi import find_music, find_pieces
+
+    if options.data_dir is None:
+        return find_music(options.midi), find_music(options.training) if options.training else []
+    pieces = find_pieces(options.data_dir).pieces
+    if not pieces[options.split]:
+        raise DataError(f"{options.data_dir} has no pieces in its split {options.split!r}; choose another --split")
+    return list(pieces[options.split]), list(pieces["train"]) if options.copies else []
 
 
 def _describe(
@@ -152,14 +163,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hf-audio-mamba evaluate-midi", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--model", required=True, nargs="+", metavar="FOLDER", help="folders of models with their MidiTokenizer")
-    add("--midi", required=True, nargs="+", metavar="FILE_OR_FOLDER", help="held-out MIDI files; folders at any depth")
+    held_out = parser.add_mutually_exclusive_group(required=True)
+    held_out.add_argument("--midi", nargs="+", metavar="FILE_OR_FOLDER", help="held-out MIDI files; folders of them")
+    held_out.add_argument("--data_dir", metavar="FOLDER", help="data set with splits, in any layout for training")
+    add("--split", choices=("validation", "test"), help="split of --data_dir to score (default: test)")
+    add("--copies", action="store_true", help="look for copies in the training split of --data_dir")
     add(
         "--generated",
         nargs="+",
         metavar="FILE_OR_FOLDER",
         help="generated music: MIDI files, or JSON files of the ids that the model gave (a list or lists)",
     )
-    add("--training", nargs="+", metavar="FILE_OR_FOLDER", help="MIDI files trained on, to look for copies in")
+    add("--training", nargs="+", metavar="FILE_OR_FOLDER", help="with --midi: files trained on, to look for copies in")
     add("--window", type=int, help="score by windows of so many tokens (default: carried state, or the longest input)")
     add("--stride", type=int, help="tokens between the beginnings of windows (default: half a window)")
     add("--part", type=int, default=2048, help="tokens read at a time where state is carried (%(default)s)")
@@ -167,7 +182,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--json", nargs="?", const=STDOUT, metavar="FILE", help="write JSON to FILE, or print it in place of the table")
     add("--plot", metavar="FILE", help="draw loss against position, over the longer half of the pieces (PNG)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.data_dir is None and (options.copies or options.split is not None):
+        parser.error("--split and --copies are for --data_dir; with --midi give --training")
+    if options.data_dir is not None and options.training is not None:
+        parser.error("--training is for --midi; with --data_dir give --copies")
+    options.split = options.split or "test"
+    return options
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ from hf_audio_mamba.metrics import (
 )
 from hf_audio_mamba.metrics.note_copies import LENGTHS
 from hf_audio_mamba.midi.files import MIDI_SUFFIXES, read_midi
+from hf_audio_mamba.midi.pieces import Piece
 from hf_audio_mamba.midi.score_notes import music_seconds, note_array
 from hf_audio_mamba.midi.scoring import DEFAULT_PART, ScoringContext, scoring_context, token_nats
 
@@ -82,14 +83,14 @@ class ModelScores:
 
 
 def read_pieces(
-    tokenizer: "MidiTokenizer", paths: Iterable[str | os.PathLike[str]], *, progress: bool = False
+    tokenizer: "MidiTokenizer", sources: Iterable[str | os.PathLike[str] | Piece], *, progress: bool = False
 ) -> list[TokenizedPiece]:
     """Read pieces from MIDI files, or ids from JSON files, in the order given.
 
     Args:
         tokenizer: Turns MIDI into ids, and these into the notes that count.
-        paths: MIDI files; or JSON files of generated ids: a list of ids, a list of such lists, or an object with one of
-            them under `"ids"` (as MidiTok's `save_tokens` writes it).
+        sources: MIDI files, or pieces of `find_pieces`; or JSON files of generated ids: a list of ids, a list of such
+            lists, or an object with one of them under `"ids"` (as MidiTok's `save_tokens` writes it).
         progress: Show a bar on a terminal.
 
     Raises:
@@ -97,18 +98,13 @@ def read_pieces(
         DataError: If a JSON file does not hold ids.
     """
     pieces: list[TokenizedPiece] = []
-    for path in _shown(list(map(Path, paths)), "reading", progress):
-        if path.suffix.lower() == IDS_SUFFIX:
-            sequences = _read_ids(path)
-            names = [str(path)] if len(sequences) == 1 else [f"{path}[{index}]" for index in range(len(sequences))]
-            pieces += [_piece_of_ids(tokenizer, *pair) for pair in zip(names, sequences, strict=True)]
-            continue
-        score = read_midi(path)
-        try:
-            ids = tokenizer.encode_midi(score, add_special_tokens=True)
-        except MidiError as error:
-            raise MidiError(f"{path}: {error}") from error
-        pieces.append(TokenizedPiece(str(path), ids, note_array(tokenizer.decode_midi(ids)), music_seconds(score)))
+    for source in _shown(list(sources), "reading", progress):
+        if isinstance(source, Piece):
+            pieces.append(_piece_of_midi(tokenizer, source.name, source.source))
+        elif Path(source).suffix.lower() == IDS_SUFFIX:
+            pieces += _pieces_of_ids(tokenizer, Path(source))
+        else:
+            pieces.append(_piece_of_midi(tokenizer, str(source), Path(source)))
     return pieces
 
 
@@ -265,12 +261,26 @@ def _shown(items: Sequence[Any], verb: str, progress: bool) -> Iterable[Any]:
     return bar
 
 
-def _piece_of_ids(tokenizer: "MidiTokenizer", name: str, ids: list[int]) -> TokenizedPiece:
+def _piece_of_midi(tokenizer: "MidiTokenizer", name: str, source: Path | bytes) -> TokenizedPiece:
     try:
-        score = tokenizer.decode_midi(ids)
+        score = read_midi(source)
+        ids = tokenizer.encode_midi(score, add_special_tokens=True)
     except MidiError as error:
         raise MidiError(f"{name}: {error}") from error
-    return TokenizedPiece(name, ids, note_array(score), music_seconds(score))
+    return TokenizedPiece(name, ids, note_array(tokenizer.decode_midi(ids)), music_seconds(score))
+
+
+def _pieces_of_ids(tokenizer: "MidiTokenizer", path: Path) -> list[TokenizedPiece]:
+    sequences = _read_ids(path)
+    pieces = []
+    for index, ids in enumerate(sequences):
+        name = str(path) if len(sequences) == 1 else f"{path}[{index}]"
+        try:
+            score = tokenizer.decode_midi(ids)
+        except MidiError as error:
+            raise MidiError(f"{name}: {error}") from error
+        pieces.append(TokenizedPiece(name, ids, note_array(score), music_seconds(score)))
+    return pieces
 
 
 def _read_ids(path: Path) -> list[list[int]]:
