@@ -122,20 +122,13 @@ def load_converted(converted: ConvertedWeights, *, partial: bool = False) -> tup
         else:
             filled[name] = tensor.to(state[name].dtype)
     new = [name for name in state if name not in filled]
-    missing = [name for name in new if not _may_be_new(name, partial=partial)]
+    body = f"{model.base_model_prefix}."
+    needed = [name for name in new if name.startswith(body) and not name.startswith(f"{body}bn0.")]
+    missing = [name for name in needed if not (partial and ".blocks." in name)]
     if missing:
         raise CheckpointError(f"the file lacks {len(missing)} tensors of the model: {_listed(missing)}")
     model.load_state_dict(filled, strict=False)
     return model.eval(), LoadReport(sorted(filled), new, dropped)
-
-
-def _may_be_new(name: str, *, partial: bool) -> bool:
-    return name.split(".")[0] != _body_of(name) or ".bn0." in name or (partial and ".blocks." in name)
-
-
-def _body_of(name: str) -> str:
-    first = name.split(".")[0]
-    return first if first in ("aum", "audio_mamba") else ""
 
 
 def _convert(options: argparse.Namespace, tensors: dict[str, torch.Tensor]) -> ConvertedWeights:
@@ -149,10 +142,11 @@ def _convert(options: argparse.Namespace, tensors: dict[str, torch.Tensor]) -> C
         if target.model_type != "audio_mamba":
             raise UsageError(f"--config {options.config} is of type {target.model_type!r}, not audio_mamba")
         return convert_vmamba(tensors, target=target)
+    from hf_audio_mamba.models.aum import AuMFeatureExtractor
     from hf_audio_mamba.models.aum.convert_aum import convert_aum, convert_vim
 
     mean, std = STATISTICS[options.statistics]
-    fields["padding_value"] = -mean / (2 * std)
+    fields["padding_value"] = AuMFeatureExtractor(mean=mean, std=std).padding_value
     if options.source == "vim":
         return convert_vim(tensors, max_length=options.max_length, **fields)
     if options.cls_position is not None:

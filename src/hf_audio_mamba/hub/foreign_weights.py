@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 8 * 1024**3
 # Opening a gigabyte takes seconds; what needs longer is no checkpoint.
 TIMEOUT_S = 600
-# Where training programs put the weights beside optimiser and settings; averaged weights are what is published.
+# Where training programs put the weights beside optimiser and settings.
 ENTRIES = ("model", "state_dict", "model_state_dict")
 _DATA_PARALLEL = "module."
 
