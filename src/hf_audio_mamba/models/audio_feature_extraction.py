@@ -226,4 +226,22 @@ def _check_padding_options(padding: Any, max_length: Any, truncation: Any) -> No
         raise UsageError(f"max_length must be a positive number of frames, but is {max_length!r}")
 
 
-__all__ = ["AudioFeatureExtractor", "check_flags"]
+def checked_feature_size(num_mel_bins: Any, stated: Any, *, further_rows: int = 0) -> int:
+    """Values a frame: the mel bands and what stands behind them. A stated `feature_size` must agree.
+
+    Raises:
+        UsageError: If it does not, or the number of bands cannot be used.
+    """
+    if isinstance(num_mel_bins, bool) or not isinstance(num_mel_bins, int) or num_mel_bins < 2:
+        # Of one value a frame Transformers would think that it is a waveform, and pad it as one.
+        raise UsageError(f"num_mel_bins must be a whole number of at least 2, but is {num_mel_bins!r}")
+    size = num_mel_bins + further_rows
+    if stated not in (None, size):
+        raise UsageError(
+            f"feature_size {stated!r} contradicts num_mel_bins {num_mel_bins} and {further_rows} further rows, which "
+            f"make {size}; leave feature_size out"
+        )
+    return size
+
+
+__all__ = ["AudioFeatureExtractor", "check_flags", "checked_feature_size"]

@@ -11,7 +11,7 @@ from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.features import LogMel
 from hf_audio_mamba.features.log_mel import AMIN
 from hf_audio_mamba.features.samples import Float32Array
-from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor
+from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor, checked_feature_size
 
 TIME_ALIGNMENTS = ("pad", "interpolate")
 SHORT_CLIPS = ("pad", "repeat")
@@ -88,7 +88,7 @@ class AudioMambaFeatureExtractor(AudioFeatureExtractor):
         self.time_align = time_align
         self.short_clips = short_clips
         super().__init__(
-            feature_size=_feature_size(num_mel_bins, feature_size),
+            feature_size=checked_feature_size(num_mel_bins, feature_size),
             sampling_rate=sampling_rate,
             hop_length=hop_length,
             padding_value=padding_value,
@@ -164,16 +164,6 @@ class AudioMambaFeatureExtractor(AudioFeatureExtractor):
             raise UsageError(
                 f"clip_seconds {seconds:g} gives {frames} frames, which do not fit into num_frames {self.num_frames}"
             )
-
-
-def _feature_size(num_mel_bins: Any, stated: Any) -> int:
-    """Values a frame; what is stated must agree."""
-    if isinstance(num_mel_bins, bool) or not isinstance(num_mel_bins, int) or num_mel_bins < 2:
-        # Of one value a frame Transformers would think that it is a waveform, and pad it as one.
-        raise UsageError(f"num_mel_bins must be a whole number of at least 2, but is {num_mel_bins!r}")
-    if stated not in (None, num_mel_bins):
-        raise UsageError(f"feature_size {stated!r} contradicts num_mel_bins {num_mel_bins}; leave feature_size out")
-    return num_mel_bins
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

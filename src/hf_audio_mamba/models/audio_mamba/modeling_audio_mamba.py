@@ -18,7 +18,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hf_audio_mamba.errors import ShapeError
 from hf_audio_mamba.layers import (
     SS2D,
     ClipWindows,
@@ -32,6 +31,7 @@ from hf_audio_mamba.layers import (
     place_windows,
 )
 from hf_audio_mamba.models.audio_mamba.configuration_audio_mamba import AudioMambaConfig
+from hf_audio_mamba.models.input_checks import check_frames
 
 
 @dataclass
@@ -197,7 +197,7 @@ class AudioMambaModel(AudioMambaPreTrainedModel):
 
     def windows(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> ClipWindows:
         """Place the windows of a batch; arguments and errors are those of `forward`."""
-        self._check_shapes(input_values, attention_mask)
+        check_frames(input_values, attention_mask, self.config.num_mel_bins)
         size = WindowSize(self.config.window_frames, self.config.frames_per_step)
         batch, frames, _ = input_values.shape
         return place_windows(batch, frames, size, input_values.device, attention_mask)
@@ -243,19 +243,6 @@ class AudioMambaModel(AudioMambaPreTrainedModel):
         batch, height, width, channels = maps.shape
         folds = maps.view(batch, self.config.num_folds, -1, width, channels)
         return folds.transpose(2, 3).reshape(batch, -1, height // self.config.num_folds, channels)
-
-    def _check_shapes(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        bands = self.config.num_mel_bins
-        if input_values.ndim != 3 or input_values.shape[2] != bands or input_values.shape[1] == 0:
-            raise ShapeError(
-                f"input_values must be (batch, frames, {bands}) with at least one frame, not "
-                f"{tuple(input_values.shape)}; make them with the feature extractor saved beside this model"
-            )
-        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
-            raise ShapeError(
-                f"attention_mask must be (batch, frames) = {tuple(input_values.shape[:2])}, "
-                f"not {tuple(attention_mask.shape)}"
-            )
 
 
 class TokenSemanticHead(nn.Conv2d):

@@ -10,7 +10,7 @@ from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.features import KaldiFbank
 from hf_audio_mamba.features.kaldi_fbank import SILENCE
 from hf_audio_mamba.features.samples import Float32Array
-from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor, check_flags
+from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor, check_flags, checked_feature_size
 
 MAX_FRAMES = 1_000_000
 
@@ -72,7 +72,7 @@ class AuMFeatureExtractor(AudioFeatureExtractor):
         self.mean = mean
         self.std = std
         super().__init__(
-            feature_size=_feature_size(num_mel_bins, feature_size),
+            feature_size=checked_feature_size(num_mel_bins, feature_size),
             sampling_rate=sampling_rate,
             hop_length=hop_length,
             padding_value=self._normalized(0.0),
@@ -143,16 +143,6 @@ def _check_max_length(max_length: Any) -> None:
         return
     if isinstance(max_length, bool) or not isinstance(max_length, int) or not 1 <= max_length <= MAX_FRAMES:
         raise UsageError(f"max_length must be a whole number of frames from 1 to {MAX_FRAMES}, but is {max_length!r}")
-
-
-def _feature_size(num_mel_bins: Any, stated: Any) -> int:
-    """Values a frame; what is stated must agree."""
-    if isinstance(num_mel_bins, bool) or not isinstance(num_mel_bins, int) or num_mel_bins < 2:
-        # Of one value a frame Transformers would think that it is a waveform, and pad it as one.
-        raise UsageError(f"num_mel_bins must be a whole number of at least 2, but is {num_mel_bins!r}")
-    if stated not in (None, num_mel_bins):
-        raise UsageError(f"feature_size {stated!r} contradicts num_mel_bins {num_mel_bins}; leave feature_size out")
-    return num_mel_bins
 
 
 __all__ = ["AuMFeatureExtractor"]

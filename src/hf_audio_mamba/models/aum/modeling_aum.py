@@ -18,11 +18,11 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hf_audio_mamba.errors import ShapeError
 from hf_audio_mamba.layers import BiBiMamba, FoBiMamba, MambaMixer, resize_patch_kernel, resize_position_table
 from hf_audio_mamba.models.aum.configuration_aum import AuMConfig
 from hf_audio_mamba.models.aum.patch_grid import GRID_FIELDS, replacement, stored_grid, with_fields
 from hf_audio_mamba.models.aum.windows import clip_windows
+from hf_audio_mamba.models.input_checks import check_frames
 
 logger = logging.get_logger(__name__)
 
@@ -247,7 +247,7 @@ class AuMModel(AuMPreTrainedModel):
         Raises:
             ShapeError: `input_values` or `attention_mask` does not have the shape above.
         """
-        self._check_shapes(input_values, attention_mask)
+        check_frames(input_values, attention_mask, self.config.num_mel_bins)
         input_values = input_values.to(self.patch_embed.proj.weight.dtype)
         windows, weights = clip_windows(input_values, attention_mask, self.config.max_length, self.config.padding_value)
         stream, token_positions = self._embed(windows.flatten(0, 1))
@@ -278,19 +278,6 @@ class AuMModel(AuMPreTrainedModel):
             return torch.cat([leading[:, :1], patches, leading[:, 1:]], dim=1), [0, length + 1]
         place = {"front": 0, "middle": length // 2, "end": length}[self.config.cls_position]
         return torch.cat([patches[:, :place], leading, patches[:, place:]], dim=1), [place]
-
-    def _check_shapes(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        bands = self.config.num_mel_bins
-        if input_values.ndim != 3 or input_values.shape[2] != bands or input_values.shape[1] == 0:
-            raise ShapeError(
-                f"input_values must be (batch, frames, {bands}) with at least one frame, not "
-                f"{tuple(input_values.shape)}; make them with the feature extractor saved beside this model"
-            )
-        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
-            raise ShapeError(
-                f"attention_mask must be (batch, frames) = {tuple(input_values.shape[:2])}, "
-                f"not {tuple(attention_mask.shape)}"
-            )
 
 
 class AuMForAudioClassification(AuMPreTrainedModel):

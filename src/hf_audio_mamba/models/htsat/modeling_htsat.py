@@ -15,9 +15,9 @@ from transformers.models.clap.modeling_clap import ClapAudioLayer
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hf_audio_mamba.errors import ShapeError
 from hf_audio_mamba.layers import ClipWindows, WindowSize, place_windows
 from hf_audio_mamba.models.htsat.configuration_htsat import PATCH_SIZE, HTSATConfig
+from hf_audio_mamba.models.input_checks import check_frames
 
 
 @dataclass
@@ -122,17 +122,7 @@ class HTSATModel(HTSATPreTrainedModel):
 
     def windows(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> ClipWindows:
         """Place the windows of a batch; arguments and errors are those of `forward`."""
-        bands = self.config.num_mel_bins
-        if input_values.ndim != 3 or input_values.shape[2] != bands or input_values.shape[1] == 0:
-            raise ShapeError(
-                f"input_values must be (batch, frames, {bands}) with at least one frame, not "
-                f"{tuple(input_values.shape)}; make them with the feature extractor saved beside this model"
-            )
-        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
-            raise ShapeError(
-                f"attention_mask must be (batch, frames) = {tuple(input_values.shape[:2])}, "
-                f"not {tuple(attention_mask.shape)}"
-            )
+        check_frames(input_values, attention_mask, self.config.num_mel_bins)
         batch, frames, _ = input_values.shape
         size = WindowSize(self.config.window_frames, self.config.frames_per_step)
         return place_windows(batch, frames, size, input_values.device, attention_mask)

@@ -9,7 +9,7 @@ from hf_audio_mamba.errors import UsageError
 from hf_audio_mamba.features import LogMel, chroma_stft
 from hf_audio_mamba.features.chroma import NUM_CHROMA
 from hf_audio_mamba.features.samples import Float32Array
-from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor, check_flags
+from hf_audio_mamba.models.audio_feature_extraction import AudioFeatureExtractor, check_flags, checked_feature_size
 
 
 class MoMambaFeatureExtractor(AudioFeatureExtractor):
@@ -69,7 +69,7 @@ class MoMambaFeatureExtractor(AudioFeatureExtractor):
         self.do_normalize = do_normalize
         self.top_db = top_db
         super().__init__(
-            feature_size=_feature_size(num_mel_bins, chroma, feature_size),
+            feature_size=checked_feature_size(num_mel_bins, feature_size, further_rows=NUM_CHROMA * chroma),
             sampling_rate=sampling_rate,
             hop_length=hop_length,
             padding_value=padding_value,
@@ -117,20 +117,6 @@ class MoMambaFeatureExtractor(AudioFeatureExtractor):
             features = torch.cat((features, 2 * chroma - 1 if self.do_normalize else chroma), dim=1)
         result: Float32Array = features.numpy()
         return result
-
-
-def _feature_size(num_mel_bins: Any, chroma: bool, stated: Any) -> int:
-    """Values a frame; what is stated must agree."""
-    if isinstance(num_mel_bins, bool) or not isinstance(num_mel_bins, int) or num_mel_bins < 2:
-        # Of one value a frame Transformers would think that it is a waveform, and pad it as one.
-        raise UsageError(f"num_mel_bins must be a whole number of at least 2, but is {num_mel_bins!r}")
-    size = num_mel_bins + NUM_CHROMA * chroma
-    if stated not in (None, size):
-        raise UsageError(
-            f"feature_size {stated!r} contradicts num_mel_bins {num_mel_bins} with chroma {chroma}, "
-            f"which make {size}; leave feature_size out"
-        )
-    return size
 
 
 __all__ = ["MoMambaFeatureExtractor"]

@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from hf_audio_mamba.errors import ShapeError
 from hf_audio_mamba.layers import BidirectionalMamba, FrameOrders, MambaMixer, frame_orders
+from hf_audio_mamba.models.input_checks import check_frames
 from hf_audio_mamba.models.momamba.configuration_momamba import MoMambaConfig
 
 
@@ -191,7 +192,7 @@ class MoMambaModel(MoMambaPreTrainedModel):
         Raises:
             ShapeError: `input_values` or `attention_mask` does not have the shape above.
         """
-        self._check_shapes(input_values, attention_mask)
+        check_frames(input_values, attention_mask, self.config.num_mel_bins)
         input_values = input_values.to(self.embeddings.projection.weight.dtype)
         batch, frames, bands = input_values.shape
         if attention_mask is None:
@@ -213,19 +214,6 @@ class MoMambaModel(MoMambaPreTrainedModel):
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states, pooler_output=self._pool(hidden_states, token_position, mask)
         )
-
-    def _check_shapes(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        bands = self.config.num_mel_bins
-        if input_values.ndim != 3 or input_values.shape[2] != bands or input_values.shape[1] == 0:
-            raise ShapeError(
-                f"input_values must be (batch, frames, {bands}) with at least one frame, not "
-                f"{tuple(input_values.shape)}; make them with the feature extractor saved beside this model"
-            )
-        if attention_mask is not None and attention_mask.shape != input_values.shape[:2]:
-            raise ShapeError(
-                f"attention_mask must be (batch, frames) = {tuple(input_values.shape[:2])}, "
-                f"not {tuple(attention_mask.shape)}"
-            )
 
     def _pool(
         self, hidden_states: torch.Tensor, token_position: torch.Tensor | None, mask: torch.Tensor | None
